@@ -1,0 +1,263 @@
+"""What can be had: entitlements, and offers that say which of them one SKU gives. Immutable versions, looked up by instant.
+
+A catalogue is everything ever published, never "the latest": a fold pins each item to the version of its offer that was in force
+when the item entered its source (`offer_at`). Policies of an entitlement are those of its newest version.
+"""
+
+import re
+from calendar import monthrange
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Allowance",
+    "Apply",
+    "Catalogue",
+    "DebtPolicy",
+    "Entitlement",
+    "EntitlementType",
+    "LimitPolicy",
+    "Offer",
+    "OnCancel",
+    "OveragePolicy",
+    "RefundPolicy",
+    "definition_problems",
+    "lasts_until",
+    "offer_at",
+]
+
+
+class EntitlementType(StrEnum):
+    """What holding an entitlement means."""
+
+    ACCESS = "access"
+    QUOTA = "quota"
+
+
+class LimitPolicy(StrEnum):
+    """What a request beyond the allocation meets: refusal (`hard`), or overage (`soft`)."""
+
+    HARD = "hard"
+    SOFT = "soft"
+
+
+class DebtPolicy(StrEnum):
+    """What becomes of units consumed that a refund took back: forgiven, paid by later grants, or paid and refused meanwhile."""
+
+    FORGIVE = "forgive"
+    CARRY = "carry"
+    BLOCK = "block"
+
+
+class OveragePolicy(StrEnum):
+    """What becomes of usage that no grant covers: kept apart, or paid by grants that begin at or after it."""
+
+    SEPARATE = "separate"
+    CARRY = "carry"
+
+
+class RefundPolicy(StrEnum):
+    """What a refund takes: only what is unused, the unused time's share, or all, making debt of what was used."""
+
+    UNUSED_ONLY = "unused_only"
+    PRORATE = "prorate"
+    FULL_WITH_DEBT = "full_with_debt"
+
+
+class OnCancel(StrEnum):
+    """Whether a cancellation at once ends the grant (`forfeit`) or lets it run to the end of what was paid (`keep`)."""
+
+    FORFEIT = "forfeit"
+    KEEP = "keep"
+
+
+class Apply(StrEnum):
+    """How a published offer reaches what exists: not at all, or (a SKU's first version) as if in force from the beginning."""
+
+    NEW_ONLY = "new_only"
+    NOW = "now"
+
+
+class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version of a catalogue entry.
+
+    `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are percentages of
+    the limit whose crossing is told, ascending.
+    """
+
+    key: str
+    name: str
+    type: EntitlementType
+    description: str = ""
+    resources: tuple[str, ...] = ()
+    unit: str | None = None
+    limit: LimitPolicy = LimitPolicy.HARD
+    debt: DebtPolicy = DebtPolicy.FORGIVE
+    overage: OveragePolicy = OveragePolicy.SEPARATE
+    thresholds: tuple[int, ...] = (80, 100)
+    version: int = 0
+
+
+class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of an offer: what one entitlement is given per quantity of the SKU.
+
+    `units` per quantity; None for access and for an unlimited quota. `lasts` is `period` (the subscription's billing period),
+    `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first. `leeway_seconds` is how
+    long a period grant outlives its period while the renewal has not been told.
+    """
+
+    key: str
+    entitlement: str
+    units: int | None = None
+    lasts: str = "period"
+    priority: int = 100
+    refund: RefundPolicy = RefundPolicy.UNUSED_ONLY
+    on_cancel: OnCancel = OnCancel.FORFEIT
+    leeway_seconds: int = 86_400
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version of what a SKU gives; `published_at` and `version` are set by publishing."""
+
+    sku: str
+    allowances: tuple[Allowance, ...]
+    apply: Apply = Apply.NEW_ONLY
+    version: int = 0
+    published_at: datetime | None = None
+
+
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything published up to `version`: the newest entitlement by key, all versions of each offer by SKU, oldest first."""
+
+    version: int
+    entitlements: dict[str, Entitlement]
+    offers: dict[str, tuple[Offer, ...]]
+
+
+def offer_at(catalogue: Catalogue, sku: str, entered_at: datetime) -> Offer | None:
+    """The version of the SKU's offer that was in force at `entered_at`, or None.
+
+    A first version published with `now` counts as in force from the beginning; with `new_only`, earlier purchases get nothing.
+    """
+    found = None
+    for offer in catalogue.offers.get(sku, ()):
+        published_at = offer.published_at
+        from_beginning = offer.version == 1 and offer.apply is Apply.NOW
+        if from_beginning or published_at is None or published_at <= entered_at:
+            found = offer
+    return found
+
+
+def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> datetime | None | Literal["no_period"]:
+    """When an allowance that begins at `start` ends by its own rule: an instant, None for never, `no_period` when it needs one.
+
+    Months and years keep the day of `start`, or take the last day of a shorter month (RULES 26); days are 24 hours.
+    """
+    if lasts == "forever":
+        return None
+    if lasts == "period":
+        return "no_period" if period_end is None else period_end
+    months, span = _duration(lasts)
+    if months:
+        index = start.year * 12 + start.month - 1 + months
+        year, month = divmod(index, 12)
+        start = start.replace(year=year, month=month + 1, day=min(start.day, monthrange(year, month + 1)[1]))
+    return start + span
+
+
+def definition_problems(entitlements: tuple[Entitlement, ...], offers: tuple[Offer, ...], known: Catalogue) -> list[str]:
+    """Everything that is wrong in what is about to be published beside what is known, a sentence each; empty when all is well."""
+    problems = []
+    types = {key: entitlement.type for key, entitlement in known.entitlements.items()}
+    for entitlement in entitlements:
+        problems += _entitlement_problems(entitlement)
+        before = types.get(entitlement.key)
+        if before is not None and before is not entitlement.type:
+            problems.append(f"entitlement {entitlement.key}: type is {entitlement.type}, expected {before} as published")
+        types[entitlement.key] = entitlement.type
+    for offer in offers:
+        problems += _offer_problems(offer, types)
+        if offer.apply is Apply.NOW and known.offers.get(offer.sku):
+            problems.append(f"offer {offer.sku}: apply is now, expected new_only (only a SKU's first version can apply now)")
+        given_before = {allowance.key: allowance.entitlement for version in known.offers.get(offer.sku, ()) for allowance in version.allowances}
+        problems += [
+            f"offer {offer.sku}, allowance {allowance.key}: entitlement is {allowance.entitlement}, expected {given_before[allowance.key]}"
+            " as in earlier versions (another entitlement needs another allowance key)"
+            for allowance in offer.allowances
+            if given_before.get(allowance.key, allowance.entitlement) != allowance.entitlement
+        ]
+    for name, keys in (
+        ("entitlement", [entitlement.key for entitlement in entitlements]),
+        ("offer", [offer.sku for offer in offers]),
+    ):
+        problems += [f"{name} {key}: defined twice, expected once" for key in sorted({k for k in keys if keys.count(k) > 1})]
+    return problems
+
+
+_PERCENT_MAX = 1000
+_LEEWAY_SECONDS_MAX = 90 * 86_400
+_ALLOWANCES_MAX = 100
+_UNITS_MAX = 2**53
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
+_RESOURCE = re.compile(r"[a-z][a-z0-9_-]*:[^\s:]+")
+_ISO_DURATION = re.compile(r"P(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,8})M)?(?:(\d{1,9})S)?)?")
+
+
+def _duration(lasts: str) -> tuple[int, timedelta]:
+    match = _ISO_DURATION.fullmatch(lasts)
+    years, months, weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0,) * 7
+    return years * 12 + months, timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _entitlement_problems(entitlement: Entitlement) -> list[str]:
+    where = f"entitlement {entitlement.key}"
+    problems = []
+    if not _KEY.fullmatch(entitlement.key):
+        problems.append(f"{where}: key has to be 1 to 100 of letters, digits and ._:/-")
+    if not entitlement.name:
+        problems.append(f"{where}: name is empty, expected what people call it")
+    problems += [
+        f"{where}: resource {resource!r}, expected a typed name such as service:video"
+        for resource in entitlement.resources
+        if not _RESOURCE.fullmatch(resource)
+    ]
+    ascending = sorted(set(entitlement.thresholds)) == list(entitlement.thresholds)
+    if not ascending or any(not 0 < percent <= _PERCENT_MAX for percent in entitlement.thresholds):
+        problems.append(f"{where}: thresholds are {list(entitlement.thresholds)}, expected ascending percents from 1 to {_PERCENT_MAX}")
+    if entitlement.type is EntitlementType.QUOTA and not entitlement.unit:
+        problems.append(f"{where}: unit is missing, expected the name of the quota's smallest unit")
+    return problems
+
+
+def _offer_problems(offer: Offer, types: dict[str, EntitlementType]) -> list[str]:
+    where = f"offer {offer.sku}"
+    problems = []
+    if not offer.sku:
+        problems.append(f"{where}: sku is empty")
+    if not 1 <= len(offer.allowances) <= _ALLOWANCES_MAX:
+        problems.append(f"{where}: {len(offer.allowances)} allowances, expected 1 to {_ALLOWANCES_MAX}")
+    keys = [allowance.key for allowance in offer.allowances]
+    if len(set(keys)) != len(keys):
+        problems.append(f"{where}: an allowance key is repeated, expected each once")
+    for allowance in offer.allowances:
+        problems += [f"{where}, allowance {allowance.key}: {problem}" for problem in _allowance_problems(allowance, types)]
+    return problems
+
+
+def _allowance_problems(allowance: Allowance, types: dict[str, EntitlementType]) -> list[str]:
+    problems = []
+    kind = types.get(allowance.entitlement)
+    if kind is None:
+        problems.append(f"entitlement {allowance.entitlement} is not in the catalogue, expected one that is")
+    if kind is EntitlementType.ACCESS and allowance.units is not None:
+        problems.append(f"units is {allowance.units}, expected none for an entitlement of type access")
+    if allowance.units is not None and not 0 <= allowance.units <= _UNITS_MAX:
+        problems.append(f"units is {allowance.units}, expected 0 to {_UNITS_MAX}, or none for unlimited")
+    if allowance.lasts not in ("period", "forever") and _duration(allowance.lasts) == (0, timedelta()):
+        problems.append(f"lasts is {allowance.lasts!r}, expected period, forever, or an ISO 8601 duration such as P30D")
+    if not 0 <= allowance.leeway_seconds <= _LEEWAY_SECONDS_MAX:
+        problems.append(f"leeway_seconds is {allowance.leeway_seconds}, expected 0 to {_LEEWAY_SECONDS_MAX}")
+    return problems

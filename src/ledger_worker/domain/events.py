@@ -1,0 +1,332 @@
+"""What Commerce, services and admins tell us: facts, and the envelope each comes in.
+
+Shapes, limits and canonical bytes live here; what a fact does to grants is in `sources` and `settlement`. Values are built by
+`wire.decode` from Avro records of the same names and fields (`schemas/`). `problem` finds what is impossible in an event alone.
+
+Units, quantities and amounts are 64-bit integers; amounts are minor units of the order's currency. Instants are aware UTC.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import blake2b
+from uuid import UUID
+
+import msgspec
+
+__all__ = [
+    "ID_LENGTH_MAX",
+    "ITEMS_MAX",
+    "UNITS_MAX",
+    "Event",
+    "Fact",
+    "OrderFact",
+    "PurchaseCompleted",
+    "PurchaseLine",
+    "PurchaseRefunded",
+    "RefundLine",
+    "SourceFact",
+    "SubscriptionActivated",
+    "SubscriptionCancelled",
+    "SubscriptionFact",
+    "SubscriptionItem",
+    "SubscriptionRenewed",
+    "TransitionsDue",
+    "UsageRecorded",
+    "content_hash",
+    "event_key",
+    "fact_bytes",
+    "fact_of",
+    "problem",
+    "source_key",
+]
+
+ID_LENGTH_MAX = 200
+"""Longest id, key or SKU in characters."""
+ITEMS_MAX = 500
+"""Most lines of an order or items of a subscription in one event."""
+UNITS_MAX = 2**53
+"""Largest units, quantity or amount in one event: sums of a thousand of them stay within 64 bits."""
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Fields that equal their default are left out of the canonical bytes, so that a new optional field changes no hash."""
+
+
+class PurchaseLine(_Value):
+    """One line of an order: `quantity` of one SKU; `amount` is the line's net total in minor units, for refunds by amount."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    amount: int | None = None
+
+
+class RefundLine(_Value):
+    """What one refund takes of one line: a quantity, or an amount in minor units, or (neither given) the whole line."""
+
+    line_id: str
+    quantity: int | None = None
+    amount: int | None = None
+
+
+class SubscriptionItem(_Value):
+    """One item of a subscription: `quantity` of one SKU under a stable id."""
+
+    item_id: str
+    sku: str
+    quantity: int
+
+
+class PurchaseCompleted(_Value, tag_field="type", tag="PurchaseCompleted"):
+    """An order was paid. Business key: order + line."""
+
+    order_id: str
+    lines: tuple[PurchaseLine, ...]
+    currency: str | None = None
+
+
+class PurchaseRefunded(_Value, tag_field="type", tag="PurchaseRefunded"):
+    """Money went back. Business key: refund id; absolute for that id.
+
+    `lines` says what of which line; else `amount` is spread over what is not refunded yet; else the whole order.
+    """
+
+    order_id: str
+    refund_id: str
+    lines: tuple[RefundLine, ...] = ()
+    amount: int | None = None
+
+
+class SubscriptionActivated(_Value, tag_field="type", tag="SubscriptionActivated"):
+    """A subscription began its first paid period (or a new life after an end). Business key: item + period start."""
+
+    subscription_id: str
+    items: tuple[SubscriptionItem, ...]
+    period_start: datetime
+    period_end: datetime
+
+
+class SubscriptionRenewed(_Value, tag_field="type", tag="SubscriptionRenewed"):
+    """A further period was paid. Business key: item + period start.
+
+    `items`, when given, are all items of that period; when empty, those of the period before it.
+    """
+
+    subscription_id: str
+    period_start: datetime
+    period_end: datetime
+    items: tuple[SubscriptionItem, ...] = ()
+
+
+class SubscriptionCancelled(_Value, tag_field="type", tag="SubscriptionCancelled"):
+    """The subscription ends at `effective_at`. Business key: cancellation id."""
+
+    subscription_id: str
+    cancellation_id: str
+    effective_at: datetime
+
+
+class UsageRecorded(_Value, tag_field="type", tag="UsageRecorded"):
+    """A service used units of an entitlement at `occurred_at`. No key but its event id."""
+
+    entitlement: str
+    units: int
+    resource: str | None = None
+
+
+class TransitionsDue(_Value, tag_field="type", tag="TransitionsDue"):
+    """The ledger's own event: an instant that the books already knew of has come (a grant begins or ends).
+
+    Never on a topic: built under the customer's lock by whoever finds it due. `instant` is the true one.
+    """
+
+    entitlement: str
+    instant: datetime
+    kind: str
+    grant_id: UUID
+
+
+OrderFact = PurchaseCompleted | PurchaseRefunded
+SubscriptionFact = SubscriptionActivated | SubscriptionRenewed | SubscriptionCancelled
+SourceFact = OrderFact | SubscriptionFact
+Fact = SourceFact | UsageRecorded | TransitionsDue
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact and who tells it: the id is unique within `event_source`; `customer_id` is the customer as sent.
+
+    `source_version`, where Commerce has one, orders the facts of one order or subscription.
+    """
+
+    event_source: str
+    event_id: str
+    customer_id: str
+    occurred_at: datetime
+    fact: Fact
+    source_version: int | None = None
+
+
+_FACT_ENCODER = msgspec.msgpack.Encoder(order="sorted")
+_FACT_DECODER = msgspec.msgpack.Decoder(Fact)
+
+
+def fact_bytes(fact: Fact) -> bytes:
+    """The canonical bytes of a fact: fields by name, sorted, defaults left out. They are what the inbox stores."""
+    return _FACT_ENCODER.encode(fact)
+
+
+def fact_of(payload: bytes) -> Fact:
+    """The fact that `fact_bytes` wrote. Raises msgspec.DecodeError for anything else."""
+    return _FACT_DECODER.decode(payload)
+
+
+def content_hash(event: Event, fact_payload: bytes) -> bytes:
+    """Sixteen bytes that differ when the content does; `fact_payload` is `fact_bytes(event.fact)`.
+
+    Covers the fact, `occurred_at` and `source_version`; never the customer id, headers, framing or schema version.
+    """
+    return blake2b(
+        _FACT_ENCODER.encode((event.occurred_at, event.source_version, fact_payload)), digest_size=16
+    ).digest()
+
+
+def event_key(event_source: str, event_id: str) -> UUID:
+    """The inbox key of an event within its customer: 16 bytes of source system and event id, nothing else."""
+    return UUID(bytes=blake2b(f"{event_source}\0{event_id}".encode(), digest_size=16).digest())
+
+
+def source_key(fact: SourceFact) -> str:
+    """The name of the source a fact speaks of: `order/ID` or `subscription/ID`."""
+    if isinstance(fact, PurchaseCompleted | PurchaseRefunded):
+        return f"order/{fact.order_id}"
+    return f"subscription/{fact.subscription_id}"
+
+
+def problem(event: Event) -> str | None:
+    """What is impossible in the event alone, as a sentence naming the field, what came and what was expected; else None."""
+    for name in ("event_source", "event_id", "customer_id"):
+        found = _bad_id(name, getattr(event, name))
+        if found:
+            return found
+    if event.source_version is not None and not 0 <= event.source_version <= UNITS_MAX:
+        return _out_of_range("source_version", event.source_version, 0)
+    if not _YEAR_MIN <= event.occurred_at.year <= _YEAR_MAX:
+        return f"occurred_at is {event.occurred_at.isoformat()}, expected a year from {_YEAR_MIN} to {_YEAR_MAX}"
+    fact = event.fact
+    if isinstance(fact, UsageRecorded):
+        return _bad_id("entitlement", fact.entitlement) or _out_of_range("units", fact.units, 1)
+    if isinstance(fact, PurchaseCompleted):
+        return _purchase_problem(fact)
+    if isinstance(fact, PurchaseRefunded):
+        return _refund_problem(fact)
+    if isinstance(fact, SubscriptionCancelled):
+        return (
+            _bad_id("subscription_id", fact.subscription_id)
+            or _bad_id("cancellation_id", fact.cancellation_id)
+            or _bad_instant("effective_at", fact.effective_at)
+        )
+    if isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
+        return _period_problem(fact)
+    return None
+
+
+_YEAR_MIN, _YEAR_MAX = 1971, 2999
+
+
+def _purchase_problem(fact: PurchaseCompleted) -> str | None:
+    found = _bad_id("order_id", fact.order_id) or _bad_count("lines", fact.lines)
+    if found:
+        return found
+    for place, line in enumerate(fact.lines):
+        where = f"lines[{place}]."
+        found = (
+            _bad_id(where + "line_id", line.line_id)
+            or _bad_id(where + "sku", line.sku)
+            or _out_of_range(where + "quantity", line.quantity, 1)
+            or (None if line.amount is None else _out_of_range(where + "amount", line.amount, 0))
+        )
+        if found:
+            return found
+    return _repeated("lines", "line_id", [line.line_id for line in fact.lines])
+
+
+def _refund_problem(fact: PurchaseRefunded) -> str | None:
+    found = _bad_id("order_id", fact.order_id) or _bad_id("refund_id", fact.refund_id)
+    if found:
+        return found
+    if fact.lines and fact.amount is not None:
+        return "lines and amount are both set, expected one of them (lines carry amounts of their own)"
+    if fact.amount is not None:
+        return _out_of_range("amount", fact.amount, 1)
+    if len(fact.lines) > ITEMS_MAX:
+        return f"lines has {len(fact.lines)} elements, expected at most {ITEMS_MAX}"
+    for place, line in enumerate(fact.lines):
+        where = f"lines[{place}]."
+        if line.quantity is not None and line.amount is not None:
+            return f"{where}quantity and {where}amount are both set, expected at most one of them"
+        found = (
+            _bad_id(where + "line_id", line.line_id)
+            or (None if line.quantity is None else _out_of_range(where + "quantity", line.quantity, 1))
+            or (None if line.amount is None else _out_of_range(where + "amount", line.amount, 1))
+        )
+        if found:
+            return found
+    return _repeated("lines", "line_id", [line.line_id for line in fact.lines])
+
+
+def _period_problem(fact: SubscriptionActivated | SubscriptionRenewed) -> str | None:
+    found = (
+        _bad_id("subscription_id", fact.subscription_id)
+        or _bad_instant("period_start", fact.period_start)
+        or _bad_instant("period_end", fact.period_end)
+    )
+    if found:
+        return found
+    if fact.period_end <= fact.period_start:
+        return f"period_end is {fact.period_end.isoformat()}, expected after period_start {fact.period_start.isoformat()}"
+    if isinstance(fact, SubscriptionActivated) or fact.items:
+        found = _bad_count("items", fact.items)
+        if found:
+            return found
+    for place, item in enumerate(fact.items):
+        where = f"items[{place}]."
+        found = (
+            _bad_id(where + "item_id", item.item_id)
+            or _bad_id(where + "sku", item.sku)
+            or _out_of_range(where + "quantity", item.quantity, 1)
+        )
+        if found:
+            return found
+    return _repeated("items", "item_id", [item.item_id for item in fact.items])
+
+
+def _bad_id(name: str, value: str) -> str | None:
+    if not 0 < len(value) <= ID_LENGTH_MAX:
+        return f"{name} has {len(value)} characters, expected 1 to {ID_LENGTH_MAX}"
+    if not value.isprintable():
+        return f"{name} has unprintable characters, expected printable ones only"
+    return None
+
+
+def _bad_instant(name: str, value: datetime) -> str | None:
+    if not _YEAR_MIN <= value.year <= _YEAR_MAX:
+        return f"{name} is {value.isoformat()}, expected a year from {_YEAR_MIN} to {_YEAR_MAX}"
+    return None
+
+
+def _bad_count(name: str, values: Sequence[object]) -> str | None:
+    if not 1 <= len(values) <= ITEMS_MAX:
+        return f"{name} has {len(values)} elements, expected 1 to {ITEMS_MAX}"
+    return None
+
+
+def _out_of_range(name: str, value: int, least: int) -> str | None:
+    if not least <= value <= UNITS_MAX:
+        return f"{name} is {value}, expected {least} to {UNITS_MAX}"
+    return None
+
+
+def _repeated(name: str, field: str, ids: Sequence[str]) -> str | None:
+    if len(set(ids)) != len(ids):
+        return f"{name} repeats a {field}, expected each once"
+    return None

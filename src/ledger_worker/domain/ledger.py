@@ -1,0 +1,271 @@
+"""The values of the ledger: terms, grants, lines, entries, postings; and what each kind of line does to the books.
+
+A *line* is one signed movement of units. Everything a grant or an account counts is a sum of lines by the table `EFFECTS`; the
+identities of RULES 12 follow from its rows summing to zero, and the database checks them on the rows that result.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from uuid import UUID
+
+import msgspec
+
+from ledger_worker.domain.catalogue import RefundPolicy
+
+__all__ = [
+    "EFFECTS",
+    "NEVER",
+    "RULES_VERSION",
+    "Account",
+    "Cut",
+    "Debt",
+    "Effect",
+    "Entry",
+    "Grant",
+    "GrantTerms",
+    "Kind",
+    "Line",
+    "Phase",
+    "Posting",
+    "Suspension",
+    "UsageFact",
+    "posting_hash",
+    "precedence",
+]
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""Stands for an end that never comes wherever ends are compared."""
+
+RULES_VERSION = 1
+"""Raised when a rule changes what the same facts give; recorded in every posting."""
+
+
+class Kind(StrEnum):
+    """What a line does. The names are those of the table `entry`."""
+
+    GRANTED = "granted"
+    BURN = "burn"
+    OVERAGE = "overage"
+    REVOKE = "revoke"
+    EXPIRE = "expire"
+    REVOKE_EXPIRED = "revoke_expired"
+    DEBT = "debt"
+    FORGIVE = "forgive"
+    PAY_DEBT = "pay_debt"
+    PAY_OVERAGE = "pay_overage"
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """What one unit of a line adds to the counters of its grant and of its account."""
+
+    granted: int = 0
+    available: int = 0
+    held: int = 0
+    used: int = 0
+    expired: int = 0
+    revoked: int = 0
+    moved: int = 0
+    usage: int = 0
+    used_total: int = 0
+    overage: int = 0
+    debt: int = 0
+    forgiven: int = 0
+
+
+EFFECTS = {
+    Kind.GRANTED: Effect(granted=1, available=1),
+    Kind.BURN: Effect(available=-1, used=1, usage=1, used_total=1),
+    Kind.OVERAGE: Effect(usage=1, overage=1),
+    Kind.REVOKE: Effect(available=-1, revoked=1),
+    Kind.EXPIRE: Effect(available=-1, expired=1),
+    Kind.REVOKE_EXPIRED: Effect(expired=-1, revoked=1),
+    Kind.DEBT: Effect(used=-1, revoked=1, used_total=-1, debt=1),
+    Kind.FORGIVE: Effect(used=-1, revoked=1, used_total=-1, forgiven=1),
+    Kind.PAY_DEBT: Effect(available=-1, used=1, debt=-1, used_total=1),
+    Kind.PAY_OVERAGE: Effect(available=-1, used=1, overage=-1, used_total=1),
+}
+
+
+class Phase(StrEnum):
+    """Where a grant stands in the books; `ending` has ended with a cut yet to come, `void` was undone by a correction."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    ENDING = "ending"
+    ENDED = "ended"
+    VOID = "void"
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """A term that takes up to `units` back at `at`; by `full_with_debt` it un-covers use, else it takes what is available."""
+
+    cut_id: str
+    at: datetime
+    units: int
+    policy: RefundPolicy
+
+
+class Suspension(msgspec.Struct, frozen=True, kw_only=True):
+    """`[starts_at, ends_at)` in which the grant does not burn, and the cause that keeps it so."""
+
+    cause: str
+    starts_at: datetime
+    ends_at: datetime | None = None
+
+
+class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a grant is by its source alone: never by usage.
+
+    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited. `period_end` is the end of
+    the paid period without leeway. Cuts and suspensions stand in order of their instants.
+    """
+
+    grant_id: UUID
+    entitlement: str
+    source_key: str
+    line_id: str
+    sku: str
+    allowance: str
+    offer_version: int
+    amount: int | None
+    priority: int
+    effective_at: datetime
+    expires_at: datetime | None = None
+    period_start: datetime | None = None
+    period_end: datetime | None = None
+    generation: int = 0
+    cuts: tuple[Cut, ...] = ()
+    suspensions: tuple[Suspension, ...] = ()
+
+
+class UsageFact(msgspec.Struct, frozen=True, kw_only=True):
+    """Usage as settlement sees it: `units` at `at` under its inbox key; `tie` orders facts of one instant."""
+
+    usage_key: UUID
+    at: datetime
+    units: int
+    tie: str
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One signed movement: its identity (all fields but `units`) and its units."""
+
+    kind: Kind
+    at: datetime
+    grant_id: UUID | None
+    usage_key: UUID | None
+    cut_id: str | None
+    units: int
+
+    def identity(self) -> tuple[Kind, datetime, UUID | None, UUID | None, str | None]:
+        """What makes two lines the same movement, so that their units add up."""
+        return (self.kind, self.at, self.grant_id, self.usage_key, self.cut_id)
+
+
+class Debt(msgspec.Struct, frozen=True):
+    """Units owed: usage that `cut_id` un-covered at `at` (or overage that is carried, `cut_id` None)."""
+
+    at: datetime
+    usage_key: UUID
+    cut_id: str | None
+    units: int
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant as booked: its terms, phase, counters, and the number of the posting that last set its terms."""
+
+    terms: GrantTerms
+    phase: Phase
+    set_by: int
+    granted: int = 0
+    available: int = 0
+    held: int = 0
+    used: int = 0
+    expired: int = 0
+    revoked: int = 0
+    moved: int = 0
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """One customer and entitlement as booked.
+
+    Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order; `overage_since` is
+    overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
+    """
+
+    entitlement: str
+    usage: int = 0
+    used_total: int = 0
+    overage: int = 0
+    debt: int = 0
+    forgiven: int = 0
+    settled_at: datetime | None = None
+    settled_tie: str = ""
+    owed: tuple[Debt, ...] = ()
+    overage_since: tuple[tuple[datetime, int], ...] = ()
+    last_end: datetime | None = None
+    level: int | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line as booked in a posting; `terms` is set where the line also sets a grant's terms."""
+
+    entitlement: str
+    line: Line
+    terms: GrantTerms | None = None
+
+
+class Posting(msgspec.Struct, frozen=True, kw_only=True):
+    """The entries that one event causes for one customer, as a link of the customer's hash chain."""
+
+    number: int
+    event_key: UUID
+    content_hash: bytes
+    recorded_at: datetime
+    catalogue_version: int
+    rules_version: int
+    entries: tuple[Entry, ...]
+    hash: bytes
+
+
+_CHAIN_ENCODER = msgspec.msgpack.Encoder(order="sorted")
+_CHAIN_FORMAT = 1
+
+
+def posting_hash(
+    previous: bytes,
+    customer_id: str,
+    number: int,
+    event_key: UUID,
+    content_hash: bytes,
+    recorded_at: datetime,
+    catalogue_version: int,
+    rules_version: int,
+    entries: Sequence[Entry],
+) -> bytes:
+    """sha256 over the previous hash and the canonical bytes of a posting, which begin with a format number.
+
+    They hold what happened, not how it came: no offset, worker, batch or header.
+    """
+    lines = [
+        (e.entitlement, e.line.kind, e.line.at, e.line.units, e.line.grant_id, e.line.usage_key, e.line.cut_id, e.terms)
+        for e in entries
+    ]
+    canonical = _CHAIN_ENCODER.encode(
+        (_CHAIN_FORMAT, customer_id, number, event_key, content_hash, recorded_at, catalogue_version, rules_version, lines)
+    )
+    return sha256(previous + canonical).digest()
+
+
+def precedence(terms: GrantTerms) -> tuple[bool, int, datetime, int, datetime, bytes]:
+    """The order of burning (RULES 16), lower first: unlimited last, priority, sooner end, higher generation, earlier start, id."""
+    return (
+        terms.amount is None,
+        terms.priority,
+        terms.expires_at or NEVER,
+        -terms.generation,
+        terms.effective_at,
+        terms.grant_id.bytes,
+    )

@@ -1,0 +1,496 @@
+"""From the facts of one source to the terms of its grants. Terms never depend on usage, nor on the order of arrival.
+
+A source is an order or a subscription. Its state is its facts in their true order (RULES 7), which is all a fold needs: the
+newest fact is appended, a late one is inserted, and `terms` reads them from the first to the last either way. So a repetition or
+another order of the same facts gives the same state and the same terms by construction.
+
+Facts are keyed by the thing they speak of (RULES 8): order + line, refund id, item + period start, cancellation id. Of two facts
+with one key the last in order wins. Effects are absolute for their key.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import assert_never
+from uuid import UUID, uuid5
+
+import msgspec
+
+from ledger_worker.domain.catalogue import Allowance, Catalogue, Offer, OnCancel, RefundPolicy, lasts_until, offer_at
+from ledger_worker.domain.events import (
+    Event,
+    PurchaseCompleted,
+    PurchaseRefunded,
+    RefundLine,
+    SourceFact,
+    SubscriptionActivated,
+    SubscriptionCancelled,
+    SubscriptionItem,
+    SubscriptionRenewed,
+)
+from ledger_worker.domain.ledger import Cut, GrantTerms
+from ledger_worker.domain.outcomes import Outcome
+
+__all__ = ["Folded", "RecordedFact", "SourceState", "fold", "grant_id", "refunded_units", "terms"]
+
+
+class RecordedFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A fact of a source as it was told, with what orders it."""
+
+    event_source: str
+    event_id: str
+    occurred_at: datetime
+    fact: SourceFact
+    source_version: int | None = None
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """The folded state of one source: its facts in their true order, each with the instant at which it stands."""
+
+    facts: tuple[tuple[datetime, RecordedFact], ...] = ()
+
+
+class Folded(msgspec.Struct, frozen=True, kw_only=True):
+    """A source after one more fact: its new state, its terms before and after, and what became of the fact."""
+
+    state: SourceState
+    before: tuple[GrantTerms, ...]
+    terms: tuple[GrantTerms, ...]
+    outcome: Outcome
+
+
+def fold(state: SourceState, event: Event, source_key: str, catalogue: Catalogue) -> Folded:
+    """The source after `event`, whose fact is about `source_key`. The same events in any order end in the same state."""
+    fact = event.fact
+    if not isinstance(fact, SourceFact):
+        msg = f"event {event.event_id} of {event.event_source} is about no source"
+        raise TypeError(msg)
+    recorded = RecordedFact(
+        event_source=event.event_source,
+        event_id=event.event_id,
+        occurred_at=event.occurred_at,
+        fact=fact,
+        source_version=event.source_version,
+    )
+    known = [placed[1] for placed in state.facts]
+    after = SourceState(facts=_in_order([*known, recorded]))
+    before = terms(state, source_key, catalogue)
+    told = terms(after, source_key, catalogue)
+    outcome = _outcome(known, fact, after, catalogue, changes_terms=told != before)
+    return Folded(state=after, before=before, terms=told, outcome=outcome)
+
+
+def terms(state: SourceState, source_key: str, catalogue: Catalogue) -> tuple[GrantTerms, ...]:
+    """The terms of every grant the source gives, ordered by grant id."""
+    if source_key.startswith("order/"):
+        given = _order_terms(state, source_key, catalogue)
+    else:
+        given = _subscription_terms(state, source_key, catalogue)
+    return tuple(sorted(given, key=lambda grant: grant.grant_id.bytes))
+
+
+def grant_id(source_key: str, line_id: str, sku: str, allowance: str, period_start: datetime | None, segment: str) -> UUID:
+    """The id of a grant (RULES 10): everything it is given for, and neither the event that told it nor the offer's version."""
+    start = "" if period_start is None else period_start.isoformat(timespec="microseconds")
+    return uuid5(_GRANT_NAMESPACE, "\0".join((source_key, line_id, sku, allowance, start, segment)))
+
+
+def refunded_units(granted: int, share: Fraction) -> int:
+    """R of RULES 13, the one place that rounds: what a refunded share takes of `granted`, so that what stays is rounded up.
+
+    >>> [refunded_units(10, Fraction(n, 3)) for n in (1, 2, 3)]
+    [3, 6, 10]
+    """
+    kept = granted * (1 - share)
+    return granted - -(-kept.numerator // kept.denominator)
+
+
+_GRANT_NAMESPACE = UUID("6f3d9a52-8d0b-5c5e-9b64-0c7f1f1f4e01")
+_RANK = {
+    PurchaseCompleted: 0,
+    SubscriptionActivated: 0,
+    SubscriptionRenewed: 0,
+    PurchaseRefunded: 4,
+    SubscriptionCancelled: 5,
+}
+"""The kind's place among facts of one instant: begin, change, suspend, lift, cut, end."""
+
+
+# -- order ------------------------------------------------------------------------------------------------------------------
+
+
+def _in_order(facts: Iterable[RecordedFact]) -> tuple[tuple[datetime, RecordedFact], ...]:
+    """Facts in their true order, each with the instant it stands at (RULES 7).
+
+    Facts with a version go by version and stand at the running maximum of `occurred_at`; facts without are inserted by
+    `occurred_at`, after a versioned one of the same instant.
+    """
+    placed: list[tuple[tuple[datetime, bool, int, datetime, int, str, str], RecordedFact]] = []
+    running: datetime | None = None
+    for fact in sorted(facts, key=_version_order):
+        if fact.source_version is None:
+            stands_at = fact.occurred_at
+        else:
+            running = fact.occurred_at if running is None else max(running, fact.occurred_at)
+            stands_at = running
+        unversioned = fact.source_version is None
+        order = (stands_at, unversioned, fact.source_version or 0, fact.occurred_at, _RANK[type(fact.fact)])
+        placed.append(((*order, fact.event_source, fact.event_id), fact))
+    placed.sort(key=lambda pair: pair[0])
+    return tuple((order[0], fact) for order, fact in placed)
+
+
+def _version_order(fact: RecordedFact) -> tuple[bool, int, datetime, int, str, str]:
+    return (
+        fact.source_version is None,
+        fact.source_version or 0,
+        fact.occurred_at,
+        _RANK[type(fact.fact)],
+        fact.event_source,
+        fact.event_id,
+    )
+
+
+# -- outcome ----------------------------------------------------------------------------------------------------------------
+
+
+def _outcome(
+    known: Sequence[RecordedFact], fact: SourceFact, after: SourceState, catalogue: Catalogue, *, changes_terms: bool
+) -> Outcome:
+    keyed = {key: content for earlier in known for key, content in _keyed(earlier.fact)}
+    if all(keyed.get(key) == content for key, content in _keyed(fact)):
+        return Outcome.DUPLICATE_FACT
+    if _waits(fact, after):
+        return Outcome.WAITING
+    if isinstance(fact, PurchaseRefunded):
+        return _refund_outcome(fact, after)
+    offers = [offer_at(catalogue, sku, entered_at) for sku, entered_at in _skus(fact, after)]
+    if any(offer is None for offer in offers):
+        return Outcome.NO_OFFER
+    if isinstance(fact, PurchaseCompleted) and any(
+        allowance.lasts == "period" for offer in offers if offer is not None for allowance in offer.allowances
+    ):
+        return Outcome.NO_PERIOD
+    return Outcome.APPLIED if changes_terms else Outcome.NO_EFFECT
+
+
+def _keyed(fact: SourceFact) -> list[tuple[tuple[object, ...], object]]:
+    """The things a fact speaks of, each with what it says of it."""
+    match fact:
+        case PurchaseCompleted():
+            return [(("line", line.line_id), line) for line in fact.lines]
+        case PurchaseRefunded():
+            return [(("refund", fact.refund_id), fact)]
+        case SubscriptionActivated() | SubscriptionRenewed():
+            if not fact.items:
+                return [(("period", fact.period_start), fact.period_end)]
+            return [(("item", item.item_id, fact.period_start), (item, fact.period_end)) for item in fact.items]
+        case SubscriptionCancelled():
+            return [(("cancellation", fact.cancellation_id), fact)]
+        case _:
+            assert_never(fact)
+
+
+def _waits(fact: SourceFact, after: SourceState) -> bool:
+    """Whether the fact speaks of something nobody has told yet."""
+    if isinstance(fact, PurchaseRefunded):
+        lines = _lines(after)
+        return not lines or any(line.line_id not in lines for line in fact.lines)
+    if isinstance(fact, SubscriptionRenewed) and not fact.items:
+        return not any(period.start == fact.period_start for periods in _periods(after).values() for period in periods)
+    if isinstance(fact, SubscriptionCancelled):
+        return not _periods(after)
+    return False
+
+
+def _skus(fact: SourceFact, after: SourceState) -> list[tuple[str, datetime]]:
+    """The SKUs a fact names, each with the instant its item entered the source."""
+    if isinstance(fact, PurchaseCompleted):
+        lines = _lines(after)
+        return [(line.sku, lines[line.line_id].entered_at) for line in fact.lines]
+    if isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
+        return [
+            (period.item.sku, period.entered_at)
+            for periods in _periods(after).values()
+            for period in periods
+            if period.start == fact.period_start
+        ]
+    return []
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------------
+
+
+class _OrderLine(msgspec.Struct):
+    """A line as last told; it counts from the first telling's instant."""
+
+    entered_at: datetime
+    sku: str
+    quantity: int
+    amount: int | None
+
+
+class _Refunded(msgspec.Struct):
+    """How one refund moved the share that is gone of each line, and whether it asked for more than there was."""
+
+    refund_id: str
+    at: datetime
+    shares: dict[str, tuple[Fraction, Fraction]]
+    exceeds: bool = False
+    takes_nothing: bool = False
+
+
+def _order_terms(state: SourceState, source_key: str, catalogue: Catalogue) -> list[GrantTerms]:
+    given = []
+    refunds = _refunds(state)
+    for line_id, line in _lines(state).items():
+        offer = offer_at(catalogue, line.sku, line.entered_at)
+        if offer is None:
+            continue
+        for allowance in offer.allowances:
+            expires_at = lasts_until(allowance.lasts, line.entered_at, None)
+            if expires_at == "no_period":
+                continue
+            grant = GrantTerms(
+                grant_id=grant_id(source_key, line_id, line.sku, allowance.key, None, ""),
+                entitlement=allowance.entitlement,
+                source_key=source_key,
+                line_id=line_id,
+                sku=line.sku,
+                allowance=allowance.key,
+                offer_version=offer.version,
+                amount=_amount(allowance, line.quantity),
+                priority=allowance.priority,
+                effective_at=line.entered_at,
+                expires_at=expires_at,
+            )
+            grant = _refund_grant(grant, line_id, allowance, refunds)
+            if grant.expires_at is None or grant.effective_at < grant.expires_at:
+                given.append(grant)
+    return given
+
+
+def _lines(state: SourceState) -> dict[str, _OrderLine]:
+    lines: dict[str, _OrderLine] = {}
+    for stands_at, recorded in state.facts:
+        if isinstance(recorded.fact, PurchaseCompleted):
+            for line in recorded.fact.lines:
+                known = lines.get(line.line_id)
+                entered_at = stands_at if known is None else known.entered_at
+                lines[line.line_id] = _OrderLine(entered_at, line.sku, line.quantity, line.amount)
+    return lines
+
+
+def _refunds(state: SourceState) -> list[_Refunded]:
+    """What each refund takes of each line, in order; shares are exact and end at one (RULES 13)."""
+    lines = _lines(state)
+    last_told: dict[str, tuple[datetime, PurchaseRefunded]] = {}
+    for stands_at, recorded in state.facts:
+        if isinstance(recorded.fact, PurchaseRefunded):
+            last_told.pop(recorded.fact.refund_id, None)
+            last_told[recorded.fact.refund_id] = (stands_at, recorded.fact)
+    gone = dict.fromkeys(lines, Fraction(0))
+    refunds = []
+    for refund_id, (at, fact) in last_told.items():
+        asked, takes_nothing = _asked_shares(fact, lines, gone)
+        refund = _Refunded(refund_id, at, {}, takes_nothing=takes_nothing)
+        for line_id, share in asked.items():
+            before = gone[line_id]
+            gone[line_id] = min(Fraction(1), before + share)
+            refund.exceeds = refund.exceeds or before + share > 1
+            refund.shares[line_id] = (before, gone[line_id])
+        refunds.append(refund)
+    return refunds
+
+
+def _asked_shares(
+    fact: PurchaseRefunded, lines: dict[str, _OrderLine], gone: dict[str, Fraction]
+) -> tuple[dict[str, Fraction], bool]:
+    """The share of each line that one refund asks for, before any cap; and whether it is by amount with nothing left."""
+    if fact.lines:
+        named = [line for line in fact.lines if line.line_id in lines]
+        without_amount = [line for line in named if line.amount is not None and not lines[line.line_id].amount]
+        shares = {line.line_id: _line_share(line, lines[line.line_id], gone[line.line_id]) for line in named}
+        return shares, bool(named) and len(without_amount) == len(named)
+    if fact.amount is None:
+        return {line_id: 1 - gone[line_id] for line_id in lines}, False
+    left = {line_id: (line.amount or 0) * (1 - gone[line_id]) for line_id, line in lines.items()}
+    total = sum(left.values(), Fraction(0))
+    if total == 0:
+        return {}, True
+    return {line_id: Fraction(fact.amount) / total * (1 - gone[line_id]) for line_id in lines if left[line_id]}, False
+
+
+def _line_share(refund: RefundLine, line: _OrderLine, gone: Fraction) -> Fraction:
+    if refund.quantity is not None:
+        return Fraction(refund.quantity, line.quantity)
+    if refund.amount is not None:
+        return Fraction(refund.amount, line.amount) if line.amount else Fraction(0)
+    return 1 - gone
+
+
+def _refund_grant(grant: GrantTerms, line_id: str, allowance: Allowance, refunds: Sequence[_Refunded]) -> GrantTerms:
+    """The grant with a cut for each refund of its line; without units it ends when the whole line is refunded."""
+    cuts = []
+    for refund in refunds:
+        if line_id not in refund.shares:
+            continue
+        before, after = refund.shares[line_id]
+        at = max(refund.at, grant.effective_at)
+        if grant.amount is None:
+            if after == 1 and (grant.expires_at is None or at < grant.expires_at):
+                grant = msgspec.structs.replace(grant, expires_at=at)
+            continue
+        units = refunded_units(grant.amount, after) - refunded_units(grant.amount, before)
+        if allowance.refund is RefundPolicy.PRORATE:
+            units = _remaining_share(units, grant, at)
+        if units:
+            cuts.append(Cut(cut_id=f"refund/{refund.refund_id}", at=at, units=units, policy=allowance.refund))
+    return msgspec.structs.replace(grant, cuts=tuple(cuts)) if cuts else grant
+
+
+def _remaining_share(units: int, grant: GrantTerms, at: datetime) -> int:
+    """`units` times what is left of the grant's time at `at`, rounded down; a grant without end is wholly remaining."""
+    end = grant.period_end or grant.expires_at
+    if end is None:
+        return units
+    whole, remaining = end - grant.effective_at, max(end - at, timedelta())
+    return units * (remaining // _MICROSECOND) // max(whole // _MICROSECOND, 1)
+
+
+def _refund_outcome(fact: PurchaseRefunded, after: SourceState) -> Outcome:
+    refund = next(refund for refund in _refunds(after) if refund.refund_id == fact.refund_id)
+    if refund.takes_nothing:
+        return Outcome.NOTHING_TO_REFUND
+    if refund.exceeds:
+        return Outcome.OVER_REFUNDED
+    return Outcome.APPLIED if any(before != then for before, then in refund.shares.values()) else Outcome.NO_EFFECT
+
+
+# -- subscriptions ----------------------------------------------------------------------------------------------------------
+
+
+class _Period(msgspec.Struct):
+    """One told period of one item; `told_at` is where its last telling stands in the order of facts."""
+
+    item: SubscriptionItem
+    start: datetime
+    end: datetime
+    entered_at: datetime
+    told_at: int
+
+
+def _periods(state: SourceState) -> dict[str, list[_Period]]:
+    """Each item's periods by start. A renewal without items continues the items of the period before it."""
+    told: dict[tuple[str, datetime], _Period] = {}
+    entered: dict[tuple[str, str], datetime] = {}
+    renewals: list[tuple[int, datetime, SubscriptionRenewed]] = []
+    for place, (stands_at, recorded) in enumerate(state.facts):
+        fact = recorded.fact
+        if not isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
+            continue
+        if isinstance(fact, SubscriptionRenewed) and not fact.items:
+            renewals.append((place, stands_at, fact))
+        for item in fact.items:
+            entered.setdefault((item.item_id, item.sku), stands_at)
+            told[item.item_id, fact.period_start] = _Period(
+                item, fact.period_start, fact.period_end, entered[item.item_id, item.sku], place
+            )
+    for place, _, fact in sorted(renewals, key=lambda renewal: (renewal[2].period_start, renewal[0])):
+        earlier = [period for period in told.values() if period.start < fact.period_start]
+        last_start = max((period.start for period in earlier), default=None)
+        for before in [period for period in earlier if period.start == last_start]:
+            known = told.get((before.item.item_id, fact.period_start))
+            if known is None or known.told_at < place:
+                told[before.item.item_id, fact.period_start] = _Period(
+                    before.item, fact.period_start, fact.period_end, before.entered_at, place
+                )
+    by_item: dict[str, list[_Period]] = {}
+    for (item_id, _), period in sorted(told.items(), key=lambda pair: pair[0]):
+        by_item.setdefault(item_id, []).append(period)
+    return by_item
+
+
+def _subscription_terms(state: SourceState, source_key: str, catalogue: Catalogue) -> list[GrantTerms]:
+    cancellations: dict[str, tuple[int, datetime]] = {}
+    for place, (_, recorded) in enumerate(state.facts):
+        if isinstance(recorded.fact, SubscriptionCancelled):
+            cancellations[recorded.fact.cancellation_id] = (place, recorded.fact.effective_at)
+    by_item = _periods(state)
+    starts = sorted({period.start for periods in by_item.values() for period in periods})
+    given = []
+    for item_id, periods in by_item.items():
+        for place, period in enumerate(periods):
+            follower = periods[place + 1].start if place + 1 < len(periods) else None
+            next_start = next((start for start in starts if start > period.start), None)
+            is_living = next_start is None
+            ends = [at for told_at, at in cancellations.values() if told_at > period.told_at or at > period.start]
+            offer = offer_at(catalogue, period.item.sku, period.entered_at)
+            if offer is not None:
+                given += _period_grants(period, item_id, offer, source_key, follower, min(ends, default=None), is_living=is_living)
+    return given
+
+
+def _period_grants(
+    period: _Period,
+    item_id: str,
+    offer: Offer,
+    source_key: str,
+    follower: datetime | None,
+    cancelled_at: datetime | None,
+    *,
+    is_living: bool,
+) -> list[GrantTerms]:
+    """The grants of one period of one item.
+
+    It ends at its end, or where the item's next period starts, if sooner; while nothing renews or ends it, its leeway later
+    (RULES 19). A cancellation ends it at its own instant, also within the leeway; none is left of a period cancelled before it began.
+    """
+    given = []
+    period_end = period.end if follower is None else min(period.end, follower)
+    for allowance in offer.allowances:
+        by_period = allowance.lasts == "period"
+        own_end = lasts_until(allowance.lasts, period.start, period_end)
+        if own_end == "no_period":
+            continue
+        leeway = timedelta(seconds=allowance.leeway_seconds) if by_period and is_living else timedelta()
+        expires_at = None if own_end is None else own_end + leeway
+        if cancelled_at is not None:
+            expires_at = _end_by_cancellation(allowance, period.start, own_end, expires_at, cancelled_at)
+        if expires_at is not None and expires_at <= period.start:
+            continue
+        given.append(
+            GrantTerms(
+                grant_id=grant_id(source_key, item_id, period.item.sku, allowance.key, period.start, ""),
+                entitlement=allowance.entitlement,
+                source_key=source_key,
+                line_id=item_id,
+                sku=period.item.sku,
+                allowance=allowance.key,
+                offer_version=offer.version,
+                amount=_amount(allowance, period.item.quantity),
+                priority=allowance.priority,
+                effective_at=period.start,
+                expires_at=expires_at,
+                period_start=period.start,
+                period_end=period_end if by_period else own_end,
+            )
+        )
+    return given
+
+
+def _end_by_cancellation(
+    allowance: Allowance, start: datetime, own_end: datetime | None, expires_at: datetime | None, cancelled_at: datetime
+) -> datetime | None:
+    if cancelled_at <= start:
+        return start
+    if allowance.on_cancel is OnCancel.KEEP:
+        return own_end
+    return cancelled_at if expires_at is None else min(cancelled_at, expires_at)
+
+
+def _amount(allowance: Allowance, quantity: int) -> int | None:
+    return None if allowance.units is None else allowance.units * quantity
+
+
+_MICROSECOND = timedelta(microseconds=1)

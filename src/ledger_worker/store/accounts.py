@@ -1,0 +1,298 @@
+"""Accounts and grants: what is booked now, and the history that settling again needs."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, Row, text
+
+from ledger_worker.domain.decide import BookedAccount
+from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, UsageFact
+from ledger_worker.domain.settlement import History, usage_tie
+
+__all__ = ["read_accounts", "read_histories", "read_open_grants", "write_accounts", "write_grants"]
+
+
+class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an account carries beside its counters; NULL in the common case that it carries nothing."""
+
+    owed: tuple[Debt, ...] = ()
+    overage_since: tuple[tuple[datetime, int], ...] = ()
+
+
+_CARRIED = msgspec.msgpack.Decoder(_Carried)
+_TERMS = msgspec.msgpack.Decoder(GrantTerms)
+
+_READ_ACCOUNTS = text("""
+WITH asked AS (
+    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
+    UNION
+    SELECT account.customer_id, account.entitlement
+    FROM account
+    WHERE account.customer_id = ANY(CAST(:customers AS text[]))
+      AND account.next_transition_at <= :until
+)
+SELECT account.customer_id, account.entitlement, account.usage, account.used_total, account.overage, account.debt,
+       account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level
+FROM asked
+JOIN account ON account.customer_id = asked.customer_id AND account.entitlement = asked.entitlement
+""")
+
+_READ_OPEN_GRANTS = text("""
+SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held, "grant".used,
+       "grant".expired, "grant".revoked, "grant".moved, "grant".terms
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
+JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
+WHERE "grant".phase IN ('pending', 'active', 'ending')
+""")
+
+_READ_ALL_GRANTS = text("""
+SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held, "grant".used,
+       "grant".expired, "grant".revoked, "grant".moved, "grant".terms
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
+JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
+""")
+
+_READ_USAGE = text("""
+SELECT event.customer_id, event.entitlement, event.event_key, event.counted_at, event.units, event.event_source, event.event_id
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
+JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
+WHERE event.counted_at IS NOT NULL
+""")
+
+_READ_LINES = text("""
+SELECT entry.customer_id, entry.entitlement, entry.kind, entry.at, entry.grant_id, entry.usage_key, entry.cut_id,
+       CAST(sum(entry.units) AS bigint)
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
+JOIN entry ON entry.customer_id = asked.customer_id AND entry.entitlement = asked.entitlement
+GROUP BY entry.customer_id, entry.entitlement, entry.kind, entry.at, entry.grant_id, entry.usage_key, entry.cut_id
+HAVING sum(entry.units) <> 0
+""")
+
+_WRITE_ACCOUNTS = text("""
+INSERT INTO account (
+    customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end, level,
+    allowance, used, held, next_transition_at
+)
+SELECT booked.*
+FROM unnest(
+    CAST(:ids AS text[]), CAST(:entitlements AS text[]), CAST(:usage AS bigint[]), CAST(:used_total AS bigint[]),
+    CAST(:overage AS bigint[]), CAST(:debt AS bigint[]), CAST(:forgiven AS bigint[]), CAST(:settled_at AS timestamptz[]),
+    CAST(:settled_tie AS text[]), CAST(:carried AS bytea[]), CAST(:last_end AS timestamptz[]), CAST(:level AS integer[]),
+    CAST(:allowance AS bigint[]), CAST(:used AS bigint[]), CAST(:held AS bigint[]), CAST(:next_transition_at AS timestamptz[])
+) AS booked (
+    customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end, level,
+    allowance, used, held, next_transition_at
+)
+ORDER BY booked.customer_id COLLATE "C", booked.entitlement COLLATE "C"
+ON CONFLICT (customer_id, entitlement) DO UPDATE SET
+    usage = EXCLUDED.usage,
+    used_total = EXCLUDED.used_total,
+    overage = EXCLUDED.overage,
+    debt = EXCLUDED.debt,
+    forgiven = EXCLUDED.forgiven,
+    settled_at = EXCLUDED.settled_at,
+    settled_tie = EXCLUDED.settled_tie,
+    carried = EXCLUDED.carried,
+    last_end = EXCLUDED.last_end,
+    level = EXCLUDED.level,
+    allowance = EXCLUDED.allowance,
+    used = EXCLUDED.used,
+    held = EXCLUDED.held,
+    next_transition_at = EXCLUDED.next_transition_at
+""")
+
+_WRITE_GRANTS = text("""
+INSERT INTO "grant" (
+    customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted, available, held,
+    used, expired, revoked, moved, terms
+)
+SELECT booked.*
+FROM unnest(
+    CAST(:ids AS text[]), CAST(:grant_ids AS uuid[]), CAST(:entitlements AS text[]), CAST(:source_keys AS text[]),
+    CAST(:amounts AS bigint[]), CAST(:effective_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
+    CAST(:phases AS text[]), CAST(:set_by AS bigint[]), CAST(:granted AS bigint[]), CAST(:available AS bigint[]),
+    CAST(:held AS bigint[]), CAST(:used AS bigint[]), CAST(:expired AS bigint[]), CAST(:revoked AS bigint[]),
+    CAST(:moved AS bigint[]), CAST(:terms AS bytea[])
+) AS booked (
+    customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted, available, held,
+    used, expired, revoked, moved, terms
+)
+ORDER BY booked.customer_id COLLATE "C", booked.grant_id
+ON CONFLICT (customer_id, grant_id) DO UPDATE SET
+    amount = EXCLUDED.amount,
+    effective_at = EXCLUDED.effective_at,
+    expires_at = EXCLUDED.expires_at,
+    phase = EXCLUDED.phase,
+    set_by = EXCLUDED.set_by,
+    granted = EXCLUDED.granted,
+    available = EXCLUDED.available,
+    held = EXCLUDED.held,
+    used = EXCLUDED.used,
+    expired = EXCLUDED.expired,
+    revoked = EXCLUDED.revoked,
+    moved = EXCLUDED.moved,
+    terms = EXCLUDED.terms
+""")
+
+Pair = tuple[str, str]
+"""A customer and an entitlement: the key of an account."""
+
+
+def read_accounts(
+    connection: Connection, pairs: Sequence[Pair], customer_ids: Sequence[str], until: datetime
+) -> dict[Pair, Account]:
+    """The asked accounts that exist, and every account of these customers on which something is due by `until`."""
+    found = connection.execute(
+        _READ_ACCOUNTS,
+        {
+            "ids": [pair[0] for pair in pairs],
+            "entitlements": [pair[1] for pair in pairs],
+            "customers": list(customer_ids),
+            "until": until,
+        },
+    )
+    accounts = {}
+    for (
+        customer_id,
+        entitlement,
+        usage,
+        used_total,
+        overage,
+        debt,
+        forgiven,
+        settled_at,
+        settled_tie,
+        carried,
+        last_end,
+        level,
+    ) in found:
+        held_over = _NOTHING_CARRIED if carried is None else _CARRIED.decode(carried)
+        accounts[customer_id, entitlement] = Account(
+            entitlement=entitlement,
+            usage=usage,
+            used_total=used_total,
+            overage=overage,
+            debt=debt,
+            forgiven=forgiven,
+            settled_at=settled_at,
+            settled_tie=settled_tie,
+            owed=held_over.owed,
+            overage_since=held_over.overage_since,
+            last_end=last_end,
+            level=level,
+        )
+    return accounts
+
+
+def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str, list[Grant]]:
+    """The grants of these accounts that burn or will begin or be cut, by customer."""
+    grants: dict[str, list[Grant]] = {}
+    for row in connection.execute(_READ_OPEN_GRANTS, _asked(pairs)) if pairs else ():
+        grants.setdefault(row[0], []).append(_grant(row))
+    return grants
+
+
+def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, History]:
+    """Everything each of these accounts ever saw: all grants, all usage, all lines summed by identity."""
+    grants: dict[Pair, list[Grant]] = {pair: [] for pair in pairs}
+    usage: dict[Pair, list[UsageFact]] = {pair: [] for pair in pairs}
+    lines: dict[Pair, list[Line]] = {pair: [] for pair in pairs}
+    asked = _asked(pairs)
+    for row in connection.execute(_READ_ALL_GRANTS, asked):
+        grant = _grant(row)
+        grants[row[0], grant.terms.entitlement].append(grant)
+    for customer_id, entitlement, key, counted_at, units, event_source, event_id in connection.execute(_READ_USAGE, asked):
+        fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
+        usage[customer_id, entitlement].append(fact)
+    for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(_READ_LINES, asked):
+        lines[customer_id, entitlement].append(Line(Kind(kind), at, grant_id, usage_key, cut_id, units))
+    return {
+        pair: History(grants=tuple(grants[pair]), usage=tuple(usage[pair]), lines=tuple(lines[pair])) for pair in pairs
+    }
+
+
+def write_accounts(connection: Connection, booked: Sequence[tuple[str, BookedAccount]]) -> None:
+    """The accounts of (customer, account) are stored as booked."""
+    if not booked:
+        return
+    accounts = [one[1].account for one in booked]
+    connection.execute(
+        _WRITE_ACCOUNTS,
+        {
+            "ids": [one[0] for one in booked],
+            "entitlements": [account.entitlement for account in accounts],
+            "usage": [account.usage for account in accounts],
+            "used_total": [account.used_total for account in accounts],
+            "overage": [account.overage for account in accounts],
+            "debt": [account.debt for account in accounts],
+            "forgiven": [account.forgiven for account in accounts],
+            "settled_at": [account.settled_at for account in accounts],
+            "settled_tie": [account.settled_tie for account in accounts],
+            "carried": [_carried(account) for account in accounts],
+            "last_end": [account.last_end for account in accounts],
+            "level": [account.level for account in accounts],
+            "allowance": [one[1].limit for one in booked],
+            "used": [one[1].used for one in booked],
+            "held": [one[1].held for one in booked],
+            "next_transition_at": [one[1].next_transition_at for one in booked],
+        },
+    )
+
+
+def write_grants(connection: Connection, booked: Sequence[tuple[str, Grant]]) -> None:
+    """The grants of (customer, grant) are stored as booked."""
+    if not booked:
+        return
+    grants = [one[1] for one in booked]
+    connection.execute(
+        _WRITE_GRANTS,
+        {
+            "ids": [one[0] for one in booked],
+            "grant_ids": [grant.terms.grant_id for grant in grants],
+            "entitlements": [grant.terms.entitlement for grant in grants],
+            "source_keys": [grant.terms.source_key for grant in grants],
+            "amounts": [grant.terms.amount for grant in grants],
+            "effective_at": [grant.terms.effective_at for grant in grants],
+            "expires_at": [grant.terms.expires_at for grant in grants],
+            "phases": [grant.phase.value for grant in grants],
+            "set_by": [grant.set_by for grant in grants],
+            "granted": [grant.granted for grant in grants],
+            "available": [grant.available for grant in grants],
+            "held": [grant.held for grant in grants],
+            "used": [grant.used for grant in grants],
+            "expired": [grant.expired for grant in grants],
+            "revoked": [grant.revoked for grant in grants],
+            "moved": [grant.moved for grant in grants],
+            "terms": [msgspec.msgpack.encode(grant.terms) for grant in grants],
+        },
+    )
+
+
+_NOTHING_CARRIED = _Carried()
+
+
+def _carried(account: Account) -> bytes | None:
+    if not account.owed and not account.overage_since:
+        return None
+    return msgspec.msgpack.encode(_Carried(account.owed, account.overage_since))
+
+
+def _asked(pairs: Sequence[Pair]) -> Mapping[str, list[str]]:
+    return {"ids": [pair[0] for pair in pairs], "entitlements": [pair[1] for pair in pairs]}
+
+
+def _grant(row: Row[tuple[str, str, int, int, int, int, int, int, int, int, bytes]]) -> Grant:
+    _, phase, set_by, granted, available, held, used, expired, revoked, moved, terms = row
+    return Grant(
+        terms=_TERMS.decode(terms),
+        phase=Phase(phase),
+        set_by=set_by,
+        granted=granted,
+        available=available,
+        held=held,
+        used=used,
+        expired=expired,
+        revoked=revoked,
+        moved=moved,
+    )

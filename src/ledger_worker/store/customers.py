@@ -1,0 +1,100 @@
+"""The lock rows: whoever changes anything of a customer holds its row, taken in key order, from before it reads until it commits."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from ledger_worker.domain.decide import CustomerHead
+
+__all__ = ["clock", "lock", "read_heads", "write_heads"]
+
+_KNOWN = text("SELECT customer_id FROM customer WHERE customer_id = ANY(CAST(:ids AS text[]))")
+
+_INSERT = text("""
+INSERT INTO customer (customer_id, key_hash)
+SELECT missing.customer_id, missing.key_hash
+FROM unnest(CAST(:ids AS text[]), CAST(:hashes AS integer[])) AS missing (customer_id, key_hash)
+ORDER BY missing.customer_id COLLATE "C"
+ON CONFLICT (customer_id) DO NOTHING
+""")
+
+_LOCK = text("""
+SELECT customer_id
+FROM customer
+WHERE customer_id = ANY(CAST(:ids AS text[]))
+ORDER BY customer_id
+FOR UPDATE
+""")
+
+_READ = text("""
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at
+FROM customer
+WHERE customer_id = ANY(CAST(:ids AS text[]))
+""")
+
+_CLOCK = text("SELECT clock_timestamp()")
+
+_WRITE = text("""
+UPDATE customer
+SET posting_number = head.posting_number,
+    sequence = head.sequence,
+    chain_head = head.chain_head,
+    recorded_at = head.recorded_at
+FROM unnest(
+    CAST(:ids AS text[]), CAST(:numbers AS bigint[]), CAST(:sequences AS bigint[]), CAST(:chain_heads AS bytea[]),
+    CAST(:instants AS timestamptz[])
+) AS head (customer_id, posting_number, sequence, chain_head, recorded_at)
+WHERE customer.customer_id = head.customer_id
+""")
+
+
+def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable[[str], int]) -> None:
+    """The rows of these customers exist and are held by this transaction; `key_hash` is asked only for missing ones.
+
+    A statement of its own on purpose: one that locked and read at once would read what was there before it had to wait.
+    """
+    known = set(connection.execute(_KNOWN, {"ids": list(customer_ids)}).scalars())
+    missing = [customer_id for customer_id in customer_ids if customer_id not in known]
+    if missing:
+        connection.execute(_INSERT, {"ids": missing, "hashes": [key_hash(customer_id) for customer_id in missing]})
+    connection.execute(_LOCK, {"ids": list(customer_ids)})
+
+
+def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dict[str, CustomerHead], dict[str, int]]:
+    """Where each customer stands, and the hash of its key; both by customer id. The caller holds the locks."""
+    heads: dict[str, CustomerHead] = {}
+    hashes: dict[str, int] = {}
+    for customer_id, key_hash, number, sequence, chain_head, recorded_at in connection.execute(
+        _READ, {"ids": list(customer_ids)}
+    ):
+        heads[customer_id] = CustomerHead(
+            customer_id=customer_id,
+            posting_number=number,
+            sequence=sequence,
+            chain_head=bytes(chain_head),
+            recorded_at=recorded_at,
+        )
+        hashes[customer_id] = key_hash
+    return heads, hashes
+
+
+def clock(connection: Connection) -> datetime:
+    """The database's clock now, which is after the locks when they are held."""
+    return connection.execute(_CLOCK).scalar_one()
+
+
+def write_heads(connection: Connection, heads: Sequence[CustomerHead]) -> None:
+    """The customers stand where `heads` says."""
+    if not heads:
+        return
+    connection.execute(
+        _WRITE,
+        {
+            "ids": [head.customer_id for head in heads],
+            "numbers": [head.posting_number for head in heads],
+            "sequences": [head.sequence for head in heads],
+            "chain_heads": [head.chain_head for head in heads],
+            "instants": [head.recorded_at for head in heads],
+        },
+    )
