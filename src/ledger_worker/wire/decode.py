@@ -15,7 +15,14 @@ from ledger_worker.wire.codec import DeadLetterReference, Reader
 from ledger_worker.wire.framing import Registry, reader_of
 from ledger_worker.wire.schemas import CHANGE, CUSTOMER_STATE, DEAD_LETTER_REFERENCE, TopicFamily
 
-__all__ = ["decode", "decode_change", "decode_customer_state", "decode_dead_letter_reference", "decode_event"]
+__all__ = [
+    "decode",
+    "decode_change",
+    "decode_customer_state",
+    "decode_dead_letter_reference",
+    "decode_event",
+    "decode_record",
+]
 
 
 def decode(family: TopicFamily, value: bytes | None, registry: Registry | None = None) -> Event:
@@ -57,6 +64,15 @@ def decode_customer_state(value: bytes | None, registry: Registry | None = None)
 def decode_dead_letter_reference(value: bytes | None, registry: Registry | None = None) -> DeadLetterReference:
     """What a DeadLetterReference record refers to. Raises as `decode`."""
     return cast("DeadLetterReference", _decode_output(DEAD_LETTER_REFERENCE, value, registry))
+
+
+def decode_record(value: bytes | None, registry: Registry | None = None) -> tuple[str, Any]:
+    """The record type and the value of any record, incoming or published, not judged for what is possible.
+
+    Raises as `decode`.
+    """
+    reader, start = reader_of(_present(value), registry)
+    return reader.record_type, _read(reader, cast("bytes", value), start)
 
 
 def _decode_output(record_type: str, value: bytes | None, registry: Registry | None) -> object:
