@@ -1,0 +1,187 @@
+"""Every metric and every named point of the flow, in one place; prometheus_client is known here and nowhere else.
+
+Names begin with `ledger_`, units are seconds, records or rows, counters end in `_total`, and every label comes from a
+closed list or from the topics and partitions of this ledger: never a customer, never an id.
+"""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+
+from ledger_worker.errors import ConfigurationError
+
+__all__ = ["CollectorRegistry", "Crash", "Metrics", "Stage", "Stages", "exposition"]
+
+WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+class Stage(StrEnum):
+    """The named points of the flow, in their order: what is timed, and where a fault test may kill the process.
+
+    A batch reaches the points of the worker once each, a round of a relay those of the relay.
+    """
+
+    POLLED = "polled"
+    """Records were taken from Kafka."""
+    DECODED = "decoded"
+    """They are values."""
+    FENCED = "fenced"
+    """The partitions were moved: they are still ours."""
+    LOCKED = "locked"
+    """The rows of the customers are held."""
+    INBOX = "inbox"
+    """The events that are new are known and stored."""
+    LOADED = "loaded"
+    """What decide needs was read."""
+    DECIDED = "decided"
+    """What is to be written is known."""
+    WRITTEN = "written"
+    """It is written, with the outbox."""
+    COMMITTED = "committed"
+    """The database answered the commit."""
+    OFFSETS_HINTED = "offsets_hinted"
+    """Kafka was told the offsets."""
+    RELAY_READ = "relay_read"
+    """Rows of the outbox were read."""
+    RELAY_SENT = "relay_sent"
+    """They are in a Kafka transaction."""
+    RELAY_COMMITTED = "relay_committed"
+    """Kafka answered its commit."""
+    RELAY_DELETED = "relay_deleted"
+    """The rows are gone."""
+
+
+_FAST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_END_TO_END_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 3600, 86400)
+_SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+
+
+class Metrics:
+    """The metrics of one process, registered in the registry it is given; make it once for each registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"ledger_{name}", what, labels, registry=registry)
+
+        def gauge(name: str, what: str, *labels: str) -> Gauge:
+            return Gauge(f"ledger_{name}", what, labels, registry=registry)
+
+        def histogram(name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"ledger_{name}", what, labels, buckets=buckets, registry=registry)
+
+        self.registry = registry
+
+        # What came of what was told.
+        self.events = counter("events_total", "Events by what became of them.", "outcome")
+        self.dead_letters = counter("dead_letters_total", "Records that became dead letters.", "reason")
+        self.postings = counter("postings_total", "Postings written.")
+        self.changes = counter("changes_total", "Changes written to the outbox.")
+
+        # The worker's loop.
+        self.records = counter("consumer_records_total", "Records taken from Kafka and applied.", "topic")
+        self.dropped = counter(
+            "consumer_dropped_records_total",
+            "Records dropped: applied before, or of a partition that is not ours.",
+            "topic",
+        )
+        self.next_offset = gauge("consumer_next_offset", "The offset that is applied next.", "topic", "partition")
+        self.lag_records = gauge("consumer_lag_records", "Records that wait in the topic.", "topic", "partition")
+        self.lag_seconds = gauge(
+            "consumer_lag_seconds", "Age of the last record applied when records wait, else 0.", "topic", "partition"
+        )
+        self.claimed = gauge("consumer_claimed_partitions", "Partitions that this process has claimed.")
+        self.unclaimed = gauge(
+            "consumer_unclaimed_partitions", "Partitions assigned to this process and not claimed yet."
+        )
+        self.halted = gauge("consumer_halted_partitions", "Partitions of this process that an operator has to release.")
+        self.is_paused = gauge("consumer_is_paused", "1 while a batch waits for the database, else 0.")
+        self.rebalances = counter("consumer_rebalances_total", "Rebalances by kind.", "kind")
+        self.poll_gap_seconds = histogram("consumer_poll_gap_seconds", "Time between two polls.", _FAST_SECONDS)
+
+        # Batches.
+        self.batch_records = histogram("batch_records", "Records in a batch.", _SIZES)
+        self.batch_seconds = histogram("batch_seconds", "Time a batch's transaction took.", _FAST_SECONDS)
+        self.batch_records_max = gauge("batch_records_max", "How many records a batch may have now: it adapts.")
+        self.stage_seconds = histogram("stage_seconds", "Time since the point before.", _FAST_SECONDS, "stage")
+        self.fenced = counter(
+            "batch_fenced_total", "Batches given up because another owner took a partition or lane.", "loop"
+        )
+        self.retries = counter("batch_retries_total", "Attempts to apply a batch again.", "sqlstate_class")
+        self.rehearsals = counter(
+            "batch_rehearsals_total", "Attempts, rolled back, to find the event that is at fault."
+        )
+        self.end_to_end_seconds = histogram(
+            "end_to_end_seconds",
+            "Time from a record's timestamp until it was committed or published.",
+            _END_TO_END_SECONDS,
+            "until",
+        )
+
+        # The relay.
+        self.published = counter("relay_published_records_total", "Records published.", "topic")
+        self.publish_failures = counter("relay_failures_total", "Rounds that failed and are tried again.")
+        self.lanes_held = gauge("relay_lanes", "Lanes that this process holds.")
+        self.outbox_rows = gauge("outbox_rows", "Rows that wait to be published.", "lane")
+        self.outbox_oldest_seconds = gauge("outbox_oldest_seconds", "Age of the oldest row that waits.", "lane")
+
+        # What it depends on.
+        self.database_failures = counter("database_failures_total", "Errors of the database.", "sqlstate_class")
+        self.registry_lookups = counter(
+            "schema_registry_lookups_total", "Questions put to the schema registry.", "result"
+        )
+
+
+class Crash:
+    """Kills this process without warning when it reaches one stage for the nth time; shared by all its threads."""
+
+    def __init__(self, stage: Stage, nth: int) -> None:
+        self.stage = stage
+        self._nth = nth
+        self._counted = itertools.count(1)
+
+    @classmethod
+    def parse(cls, crash_at: str) -> "Crash | None":
+        """What `STAGE:N` says; None for an empty text. Raises ConfigurationError when there is no such stage."""
+        if not crash_at:
+            return None
+        stage, _, nth = crash_at.partition(":")
+        if stage not in set(Stage):
+            raise ConfigurationError(f"LEDGER_CRASH_AT names {stage!r}, expected one of {', '.join(Stage)}")
+        return cls(Stage(stage), int(nth))
+
+    def reached(self) -> None:
+        """Its stage was reached once more."""
+        if next(self._counted) == self._nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Stages:
+    """Times one loop from point to point; each thread has one of its own, and passes it down."""
+
+    def __init__(self, metrics: Metrics, crash: Crash | None = None) -> None:
+        self._histograms = {stage: metrics.stage_seconds.labels(stage=stage.value) for stage in Stage}
+        self._crash = crash
+        self._last = time.perf_counter()
+
+    def begin(self) -> None:
+        """A new batch or round starts now: the next stage is timed from here."""
+        self._last = time.perf_counter()
+
+    def reached(self, stage: Stage) -> None:
+        """That point was reached; what went by since the point before is its time."""
+        now = time.perf_counter()
+        self._histograms[stage].observe(now - self._last)
+        self._last = now
+        if self._crash is not None and self._crash.stage is stage:
+            self._crash.reached()
+
+
+def exposition(registry: CollectorRegistry) -> WSGIApplication:
+    """A WSGI application that answers with the metrics, in the format that the caller asks for."""
+    return make_wsgi_app(registry)
