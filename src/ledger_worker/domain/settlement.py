@@ -109,8 +109,8 @@ class BookedGrant(msgspec.Struct):
 
 
 def usage_tie(event_source: str, event_id: str) -> str:
-    """What orders usage of one instant."""
-    return f"{event_source}\0{event_id}"
+    """What orders usage of one instant; ids are printable, so the separator sorts before all they can hold."""
+    return f"{event_source}\x1f{event_id}"
 
 
 class Book:

@@ -10,7 +10,7 @@ from ledger_worker.domain.decide import BookedAccount
 from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, UsageFact
 from ledger_worker.domain.settlement import History, usage_tie
 
-__all__ = ["read_accounts", "read_histories", "read_open_grants", "write_accounts", "write_grants"]
+__all__ = ["account_keys", "read_accounts", "read_histories", "read_open_grants", "write_accounts", "write_grants"]
 
 
 class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,6 +36,13 @@ SELECT account.customer_id, account.entitlement, account.usage, account.used_tot
        account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level
 FROM asked
 JOIN account ON account.customer_id = asked.customer_id AND account.entitlement = asked.entitlement
+""")
+
+_READ_ACCOUNT_KEYS = text("""
+SELECT customer_id, entitlement
+FROM account
+WHERE customer_id = ANY(CAST(:customers AS text[]))
+ORDER BY customer_id, entitlement
 """)
 
 _READ_OPEN_GRANTS = text("""
@@ -183,6 +190,11 @@ def read_accounts(
             level=level,
         )
     return accounts
+
+
+def account_keys(connection: Connection, customer_ids: Sequence[str]) -> list[Pair]:
+    """The keys of all accounts of these customers, in key order."""
+    return [(row[0], row[1]) for row in connection.execute(_READ_ACCOUNT_KEYS, {"customers": list(customer_ids)})]
 
 
 def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str, list[Grant]]:

@@ -75,7 +75,7 @@ def append(connection: Connection, postings: Sequence[tuple[str, Posting]]) -> N
                 entry.line.grant_id,
                 entry.line.usage_key,
                 entry.line.cut_id,
-                None if entry.terms is None else msgspec.json.encode(entry.terms),
+                None if entry.terms is None else msgspec.to_builtins(entry.terms),
             )
             for customer_id, posting in postings
             for place, entry in enumerate(posting.entries)
