@@ -52,6 +52,7 @@ _KAFKA_SETTINGS = {
     "KAFKA_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS": "666",
 }
 _LOCK_SECONDS_MAX = 900.0
+_MEMORY_BYTES_MIN = 4 * 1024**3
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 @contextmanager
 def run() -> Iterator[None]:
     """For the pytest that was called: what its processes start inside the block is gone after it."""
-    folder = Path(tempfile.mkdtemp(prefix="ledger-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="ledger-test-", dir=_fastest_folder()))
     os.environ[_RUN_FOLDER] = str(folder)
     os.environ[_RUN_PID] = str(os.getpid())
     with ExitStack() as stack:
@@ -112,6 +113,14 @@ def keep(folder: Path, pid: int) -> None:
         pass
     finally:
         _delete_run(folder)
+
+
+def _fastest_folder() -> Path | None:
+    # A database is some 700 files. Copying one took 250 ms on a disk and 16 ms in memory, once for each test.
+    in_memory = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a folder of our own in it
+    if in_memory.is_dir() and shutil.disk_usage(in_memory).free > _MEMORY_BYTES_MIN:
+        return in_memory
+    return None
 
 
 def _endpoints_of_the_user() -> Endpoints | None:

@@ -34,7 +34,7 @@ unix_socket_directories = ''
 max_connections = 200
 shared_buffers = {shared_buffers_megabytes}MB
 shared_preload_libraries = 'pg_stat_statements'
-max_wal_size = 4GB
+max_wal_size = {wal_megabytes_max}MB
 wal_compression = {wal_compression}
 fsync = {waits_for_disk}
 full_page_writes = {waits_for_disk}
@@ -107,6 +107,7 @@ def start(folder: Path, port: int, tuning: Tuning) -> int:
         _CONFIGURATION.format(
             port=port,
             shared_buffers_megabytes=tuning.shared_buffers_megabytes,
+            wal_megabytes_max=tuning.wal_megabytes_max,
             wal_compression="lz4" if _has_lz4(programs) else "off",
             waits_for_disk="on" if tuning.survives_power_loss else "off",
         )

@@ -9,6 +9,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     survives_power_loss: bool
     """Whether PostgreSQL waits for the disk. Without it a killed process still loses nothing, a killed machine does."""
     shared_buffers_megabytes: int
+    wal_megabytes_max: int
+    """How much write-ahead log PostgreSQL lets grow between checkpoints."""
     broker_heap_megabytes: int
     group_session_timeout_seconds: float
     """After how long without a heartbeat the broker gives the partitions of a group's member to the others."""
@@ -19,6 +21,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 DURABLE = Tuning(
     survives_power_loss=True,
     shared_buffers_megabytes=512,
+    wal_megabytes_max=4096,
     broker_heap_megabytes=768,
     group_session_timeout_seconds=45.0,
     broker_session_timeout_seconds=9.0,
@@ -28,6 +31,7 @@ DURABLE = Tuning(
 FAST = Tuning(
     survives_power_loss=False,
     shared_buffers_megabytes=128,
+    wal_megabytes_max=512,
     broker_heap_megabytes=384,
     group_session_timeout_seconds=6.0,
     broker_session_timeout_seconds=3.0,
