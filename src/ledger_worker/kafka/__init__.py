@@ -1,0 +1,1 @@
+"""From settings to consumers, producers and topics; nothing about entitlements may live here."""
