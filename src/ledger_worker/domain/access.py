@@ -11,7 +11,7 @@ from ledger_worker.domain.catalogue import DebtPolicy, EntitlementType, LimitPol
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.settlement import Book, BookedGrant, is_suspended
 
-__all__ = ["AccessReason", "is_allowed", "level_of", "picture", "settle_due"]
+__all__ = ["AccessReason", "is_allowed", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
 
 
 class AccessReason(StrEnum):
@@ -89,6 +89,43 @@ def level_of(book: Book, at: datetime) -> int | None:
         if 100 * counted >= percent * limit:
             level = percent
     return level
+
+
+def shown_units(book: Book, at: datetime) -> tuple[int | None, int, int]:
+    """Limit (None: unlimited, or no units), used and held of what is in force: what the check path reads of an account."""
+    limit = used = held = 0
+    unlimited = book.entitlement.type is not EntitlementType.QUOTA
+    for grant in book.active:
+        if not is_suspended(grant.terms, at):
+            unlimited = unlimited or grant.terms.amount is None
+            limit += _limit(grant)
+            used += grant.used
+            held += grant.held
+    return None if unlimited else limit, used, held
+
+
+def quiet_units(book: Book, at: datetime) -> int | None:
+    """How many units can be used in order without anything to tell (RULES 32); None when it is any number.
+
+    Most usage flips nothing and crosses no threshold: it is booked without drawing a picture before and after.
+    """
+    limit, used, available = 0, 0, 0
+    for grant in book.active:
+        if is_suspended(grant.terms, at):
+            continue
+        if grant.terms.amount is None:
+            return None
+        limit += _limit(grant)
+        used += grant.used
+        available += grant.available
+    overage = _overage_counted(book)
+    counted = used + overage
+    bounds = [-(-percent * limit // 100) - counted - 1 for percent in book.entitlement.thresholds if 100 * counted < percent * limit]
+    if available:
+        bounds.append(available - (book.entitlement.limit is LimitPolicy.HARD))
+    elif not overage:
+        return 0
+    return min(bounds, default=None)
 
 
 def is_allowed(book: Book, at: datetime) -> bool:

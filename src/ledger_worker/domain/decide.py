@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from ledger_worker.domain.access import picture
+from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
 from ledger_worker.domain.events import (
@@ -131,7 +131,6 @@ class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None
     used: int
     held: int
-    next_transition_at: datetime | None
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +220,7 @@ class _Decision:
             self._grants.setdefault(grant.terms.entitlement, []).append(grant)
         self._books: dict[str, Book] = {}
         self._pictures: dict[str, EntitlementPicture] = {}
-        self._next_due: dict[str, datetime | None] = {}
+        self._quiet: dict[str, int | None] = {}
         for entitlement in sorted(loaded.accounts):
             self._open(entitlement)
         self._dirty: set[str] = set()
@@ -268,9 +267,8 @@ class _Decision:
         due = sorted(
             (
                 transition
-                for entitlement, at in self._next_due.items()
-                if at is not None and at <= now
-                for transition in self._books[entitlement].due(now)
+                for book in self._books.values()
+                for transition in book.due(now)
             ),
             key=_transition_order,
         )[:at_most]
@@ -290,16 +288,8 @@ class _Decision:
         at = self._last
         for entitlement in sorted(self._dirty) if at is not None else ():
             book = self._books[entitlement]
-            shown = self._picture(entitlement, at)
-            accounts.append(
-                BookedAccount(
-                    account=book.account,
-                    limit=shown.limit,
-                    used=shown.used or 0,
-                    held=shown.held or 0,
-                    next_transition_at=book.next_transition_at(),
-                )
-            )
+            limit, used, held = shown_units(book, at)
+            accounts.append(BookedAccount(account=book.account, limit=limit, used=used, held=held))
             grants += book.touched_grants()
         return Decided(
             head=CustomerHead(
@@ -352,7 +342,6 @@ class _Decision:
     def _use(self, place: int, told: Told, fact: UsageRecorded, now: datetime) -> None:
         entitlement = fact.entitlement
         book = self._open(entitlement)
-        before = self._picture(entitlement, now)
         counted_at = min(told.event.occurred_at, now)
         usage = UsageFact(
             usage_key=told.key,
@@ -360,12 +349,12 @@ class _Decision:
             units=fact.units,
             tie=usage_tie(told.event.event_source, told.event.event_id),
         )
+        before = {} if self._is_quiet(book, usage, now) else {entitlement: self._picture(entitlement, now)}
         lines = book.use(usage, now)
-        self._dirty.add(entitlement)
-        self._pictures.pop(entitlement, None)
+        self._changed(entitlement)
         self._keep(place, told, now, Outcome.APPLIED, counted_at)
         entries = [Entry(entitlement=entitlement, line=line) for line in lines]
-        self._post(told.event, told.key, told.content_hash, now, entries, {entitlement: before})
+        self._post(told.event, told.key, told.content_hash, now, entries, before)
 
     def _fold(self, place: int, told: Told, now: datetime) -> None:
         fact = told.event.fact
@@ -393,21 +382,19 @@ class _Decision:
             pictures[entitlement] = self._picture(entitlement, now)
             old = _of(entitlement, before, changed)
             new = _of(entitlement, after, changed)
+            self._quiet.pop(entitlement, None)
             lines = book.set_terms(old, new, self._number + 1, now)
             entries += _entries(entitlement, lines, new)
-            self._dirty.add(entitlement)
-            self._pictures.pop(entitlement, None)
-            self._next_due[entitlement] = book.next_transition_at()
+            self._changed(entitlement)
         self._post(told.event, told.key, told.content_hash, now, entries, pictures)
 
     def _pass(self, transition: Transition, now: datetime) -> None:
         entitlement = transition.entitlement
         book = self._books[entitlement]
         before = self._picture(entitlement, now)
+        self._quiet.pop(transition.entitlement, None)
         lines = book.pass_transition(transition)
-        self._dirty.add(entitlement)
-        self._pictures.pop(entitlement, None)
-        self._next_due[entitlement] = book.next_transition_at()
+        self._changed(entitlement)
         event = self._transition_event(transition)
         payload = fact_bytes(event.fact)
         told = Told(
@@ -559,7 +546,6 @@ class _Decision:
                 self._loaded.histories.get(entitlement),
             )
             self._books[entitlement] = book
-            self._next_due[entitlement] = book.next_transition_at()
         return book
 
     def _picture(self, entitlement: str, at: datetime) -> EntitlementPicture:
@@ -569,12 +555,29 @@ class _Decision:
             found = self._pictures[entitlement] = picture(book, at)
         return found
 
+    def _changed(self, entitlement: str) -> None:
+        self._dirty.add(entitlement)
+        self._pictures.pop(entitlement, None)
+
+    def _is_quiet(self, book: Book, usage: UsageFact, now: datetime) -> bool:
+        """Whether the usage is known to leave nothing to tell; the room for that is kept between steps."""
+        entitlement = book.entitlement.key
+        if not book.follows(usage):
+            self._quiet.pop(entitlement, None)
+            return False
+        if entitlement not in self._quiet:
+            self._quiet[entitlement] = quiet_units(book, now)
+        room = self._quiet[entitlement]
+        if room is None:
+            return True
+        if usage.units > room:
+            del self._quiet[entitlement]
+            return False
+        self._quiet[entitlement] = room - usage.units
+        return True
+
     def _count_due(self, now: datetime) -> int:
-        return sum(
-            len(self._books[entitlement].due(now))
-            for entitlement, at in self._next_due.items()
-            if at is not None and at <= now
-        )
+        return sum(len(book.due(now)) for book in self._books.values())
 
 
 def _transition_order(transition: Transition) -> tuple[datetime, str, str]:

@@ -192,7 +192,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     """One customer and entitlement as booked.
 
     Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order; `overage_since` is
-    overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
+    overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant. `next_transition_at` is the
+    first instant after that at which something happens by itself.
     """
 
     entitlement: str
@@ -207,6 +208,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     overage_since: tuple[tuple[datetime, int], ...] = ()
     last_end: datetime | None = None
     level: int | None = None
+    next_transition_at: datetime | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

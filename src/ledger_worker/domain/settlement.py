@@ -152,35 +152,37 @@ class Book:
             overage_since=tuple(self.overage_since) if any(units for _, units in self.overage_since) else (),
             last_end=self.last_end,
             level=self.level,
+            next_transition_at=self.next_transition_at,
         )
 
     def due(self, until: datetime) -> list[Transition]:
         """The transitions after the book's position and not after `until`, in their order."""
+        if self.next_transition_at is None or self.next_transition_at > until:
+            return []
         places = [(place, grant) for place, grant in self._ahead() if place[0] <= until]
         places.sort(key=_by_place)
         return [self._transition(place, grant) for place, grant in places]
 
-    def next_transition_at(self) -> datetime | None:
-        """The first instant after the book's position at which something happens by itself."""
-        return min((place[0] for place, _ in self._ahead()), default=None)
-
     def touched_grants(self) -> list[Grant]:
         """The grants that changed since the book was opened, to be stored, in key order."""
-        ahead = {grant.terms.grant_id for _, grant in self._ahead()}
         stored = []
         for grant_id in sorted(self.touched, key=_uuid_bytes):
             grant = self.grants[grant_id]
-            if grant.phase is Phase.ENDED and grant_id in ahead:
+            if grant.phase is Phase.ENDED and any(place > (self.place or place) for place in self._places(grant.terms)):
                 grant.phase = Phase.ENDING
             stored.append(grant.value())
         return stored
 
     # -- steps --
 
+    def follows(self, usage: UsageFact) -> bool:
+        """Whether the usage is behind everything settled so far: then one step books it."""
+        return self.place is None or (usage.at, _USE + usage.tie) > self.place
+
     def use(self, usage: UsageFact, until: datetime) -> list[Line]:
         """Usage is booked: by one step when it is the last happening so far, else by settling again."""
         place = (usage.at, _USE + usage.tie)
-        if self.place is not None and place <= self.place:
+        if not self.follows(usage):
             if self.history is None:
                 raise HistoryNeeded(self.entitlement.key)
             self.new_usage.append(usage)
@@ -197,6 +199,7 @@ class Book:
         else:
             lines = self._booked(self._happen(transition.place, grant))
         self.place = max(self.place or transition.place, transition.place)
+        self._look_ahead()
         return lines
 
     def set_terms(
@@ -226,6 +229,7 @@ class Book:
         for place, grant_id in happenings:
             lines += self._happen(place, self.grants[grant_id])
             self.place = place
+        self._look_ahead()
         return self._booked(lines)
 
     # -- inside --
@@ -241,6 +245,7 @@ class Book:
         self.overage_since = list(account.overage_since)
         self.last_end = account.last_end
         self.level = account.level
+        self.next_transition_at = account.next_transition_at
         self.grants: dict[UUID, BookedGrant] = {}
         self.active: list[BookedGrant] = []
         for grant in grants:
@@ -268,6 +273,9 @@ class Book:
             lines.sort(key=_line_order)
         self.new_lines += lines
         return lines
+
+    def _look_ahead(self) -> None:
+        self.next_transition_at = min((place[0] for place, _ in self._ahead()), default=None)
 
     def _ahead(self) -> list[tuple[Place, BookedGrant]]:
         """What the terms of the open grants will make happen after the book's position."""
@@ -568,6 +576,7 @@ class Book:
         level = self.level
         self._restore(run.account, [grant.value() for grant in run.grants.values()])
         self.level = level
+        self._look_ahead()
 
 
 def is_suspended(terms: GrantTerms, at: datetime) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, text
 from ledger_worker.domain.decide import BookedAccount
 from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, UsageFact
 from ledger_worker.domain.settlement import History, usage_tie
+from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
 __all__ = ["account_keys", "read_accounts", "read_histories", "read_open_grants", "write_accounts", "write_grants"]
 
@@ -33,7 +34,8 @@ WITH asked AS (
       AND account.next_transition_at <= :until
 )
 SELECT account.customer_id, account.entitlement, account.usage, account.used_total, account.overage, account.debt,
-       account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level
+       account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level,
+       account.next_transition_at
 FROM asked
 JOIN account ON account.customer_id = asked.customer_id AND account.entitlement = asked.entitlement
 """)
@@ -153,12 +155,12 @@ def read_accounts(
     found = connection.execute(
         _READ_ACCOUNTS,
         {
-            "ids": [pair[0] for pair in pairs],
-            "entitlements": [pair[1] for pair in pairs],
-            "customers": list(customer_ids),
+            "ids": of_texts(pair[0] for pair in pairs),
+            "entitlements": of_texts(pair[1] for pair in pairs),
+            "customers": of_texts(customer_ids),
             "until": until,
         },
-    )
+    ).all()
     accounts = {}
     for (
         customer_id,
@@ -173,6 +175,7 @@ def read_accounts(
         carried,
         last_end,
         level,
+        next_transition_at,
     ) in found:
         held_over = _NOTHING_CARRIED if carried is None else _CARRIED.decode(carried)
         accounts[customer_id, entitlement] = Account(
@@ -188,19 +191,20 @@ def read_accounts(
             overage_since=held_over.overage_since,
             last_end=last_end,
             level=level,
+            next_transition_at=next_transition_at,
         )
     return accounts
 
 
 def account_keys(connection: Connection, customer_ids: Sequence[str]) -> list[Pair]:
     """The keys of all accounts of these customers, in key order."""
-    return [(row[0], row[1]) for row in connection.execute(_READ_ACCOUNT_KEYS, {"customers": list(customer_ids)})]
+    return [(row[0], row[1]) for row in connection.execute(_READ_ACCOUNT_KEYS, {"customers": of_texts(customer_ids)})]
 
 
 def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str, list[Grant]]:
     """The grants of these accounts that burn or will begin or be cut, by customer."""
     grants: dict[str, list[Grant]] = {}
-    for row in connection.execute(_READ_OPEN_GRANTS, _asked(pairs)) if pairs else ():
+    for row in connection.execute(_READ_OPEN_GRANTS, _asked(pairs)).all() if pairs else ():
         grants.setdefault(row[0], []).append(_grant(row))
     return grants
 
@@ -211,13 +215,13 @@ def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, 
     usage: dict[Pair, list[UsageFact]] = {pair: [] for pair in pairs}
     lines: dict[Pair, list[Line]] = {pair: [] for pair in pairs}
     asked = _asked(pairs)
-    for row in connection.execute(_READ_ALL_GRANTS, asked):
+    for row in connection.execute(_READ_ALL_GRANTS, asked).all():
         grant = _grant(row)
         grants[row[0], grant.terms.entitlement].append(grant)
-    for customer_id, entitlement, key, counted_at, units, event_source, event_id in connection.execute(_READ_USAGE, asked):
+    for customer_id, entitlement, key, counted_at, units, event_source, event_id in connection.execute(_READ_USAGE, asked).all():
         fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
         usage[customer_id, entitlement].append(fact)
-    for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(_READ_LINES, asked):
+    for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(_READ_LINES, asked).all():
         lines[customer_id, entitlement].append(Line(Kind(kind), at, grant_id, usage_key, cut_id, units))
     return {
         pair: History(grants=tuple(grants[pair]), usage=tuple(usage[pair]), lines=tuple(lines[pair])) for pair in pairs
@@ -232,22 +236,22 @@ def write_accounts(connection: Connection, booked: Sequence[tuple[str, BookedAcc
     connection.execute(
         _WRITE_ACCOUNTS,
         {
-            "ids": [one[0] for one in booked],
-            "entitlements": [account.entitlement for account in accounts],
-            "usage": [account.usage for account in accounts],
-            "used_total": [account.used_total for account in accounts],
-            "overage": [account.overage for account in accounts],
-            "debt": [account.debt for account in accounts],
-            "forgiven": [account.forgiven for account in accounts],
-            "settled_at": [account.settled_at for account in accounts],
-            "settled_tie": [account.settled_tie for account in accounts],
-            "carried": [_carried(account) for account in accounts],
-            "last_end": [account.last_end for account in accounts],
-            "level": [account.level for account in accounts],
-            "allowance": [one[1].limit for one in booked],
-            "used": [one[1].used for one in booked],
-            "held": [one[1].held for one in booked],
-            "next_transition_at": [one[1].next_transition_at for one in booked],
+            "ids": of_texts(one[0] for one in booked),
+            "entitlements": of_texts(account.entitlement for account in accounts),
+            "usage": of_integers(account.usage for account in accounts),
+            "used_total": of_integers(account.used_total for account in accounts),
+            "overage": of_integers(account.overage for account in accounts),
+            "debt": of_integers(account.debt for account in accounts),
+            "forgiven": of_integers(account.forgiven for account in accounts),
+            "settled_at": of_instants(account.settled_at for account in accounts),
+            "settled_tie": of_texts(account.settled_tie for account in accounts),
+            "carried": of_bytes(_carried(account) for account in accounts),
+            "last_end": of_instants(account.last_end for account in accounts),
+            "level": of_integers(account.level for account in accounts),
+            "allowance": of_integers(one[1].limit for one in booked),
+            "used": of_integers(one[1].used for one in booked),
+            "held": of_integers(one[1].held for one in booked),
+            "next_transition_at": of_instants(account.next_transition_at for account in accounts),
         },
     )
 
@@ -260,23 +264,23 @@ def write_grants(connection: Connection, booked: Sequence[tuple[str, Grant]]) ->
     connection.execute(
         _WRITE_GRANTS,
         {
-            "ids": [one[0] for one in booked],
-            "grant_ids": [grant.terms.grant_id for grant in grants],
-            "entitlements": [grant.terms.entitlement for grant in grants],
-            "source_keys": [grant.terms.source_key for grant in grants],
-            "amounts": [grant.terms.amount for grant in grants],
-            "effective_at": [grant.terms.effective_at for grant in grants],
-            "expires_at": [grant.terms.expires_at for grant in grants],
-            "phases": [grant.phase.value for grant in grants],
-            "set_by": [grant.set_by for grant in grants],
-            "granted": [grant.granted for grant in grants],
-            "available": [grant.available for grant in grants],
-            "held": [grant.held for grant in grants],
-            "used": [grant.used for grant in grants],
-            "expired": [grant.expired for grant in grants],
-            "revoked": [grant.revoked for grant in grants],
-            "moved": [grant.moved for grant in grants],
-            "terms": [msgspec.msgpack.encode(grant.terms) for grant in grants],
+            "ids": of_texts(one[0] for one in booked),
+            "grant_ids": of_uuids(grant.terms.grant_id for grant in grants),
+            "entitlements": of_texts(grant.terms.entitlement for grant in grants),
+            "source_keys": of_texts(grant.terms.source_key for grant in grants),
+            "amounts": of_integers(grant.terms.amount for grant in grants),
+            "effective_at": of_instants(grant.terms.effective_at for grant in grants),
+            "expires_at": of_instants(grant.terms.expires_at for grant in grants),
+            "phases": of_texts(grant.phase.value for grant in grants),
+            "set_by": of_integers(grant.set_by for grant in grants),
+            "granted": of_integers(grant.granted for grant in grants),
+            "available": of_integers(grant.available for grant in grants),
+            "held": of_integers(grant.held for grant in grants),
+            "used": of_integers(grant.used for grant in grants),
+            "expired": of_integers(grant.expired for grant in grants),
+            "revoked": of_integers(grant.revoked for grant in grants),
+            "moved": of_integers(grant.moved for grant in grants),
+            "terms": of_bytes(msgspec.msgpack.encode(grant.terms) for grant in grants),
         },
     )
 
@@ -290,8 +294,8 @@ def _carried(account: Account) -> bytes | None:
     return msgspec.msgpack.encode(_Carried(account.owed, account.overage_since))
 
 
-def _asked(pairs: Sequence[Pair]) -> Mapping[str, list[str]]:
-    return {"ids": [pair[0] for pair in pairs], "entitlements": [pair[1] for pair in pairs]}
+def _asked(pairs: Sequence[Pair]) -> Mapping[str, str]:
+    return {"ids": of_texts(pair[0] for pair in pairs), "entitlements": of_texts(pair[1] for pair in pairs)}
 
 
 def _grant(row: Row[tuple[str, str, int, int, int, int, int, int, int, int, bytes]]) -> Grant:

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decide import CustomerHead
+from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts
 
 __all__ = ["clock", "lock", "read_heads", "write_heads"]
 
@@ -54,11 +55,11 @@ def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable
 
     A statement of its own on purpose: one that locked and read at once would read what was there before it had to wait.
     """
-    known = set(connection.execute(_KNOWN, {"ids": list(customer_ids)}).scalars())
+    known = set(connection.execute(_KNOWN, {"ids": of_texts(customer_ids)}).scalars())
     missing = [customer_id for customer_id in customer_ids if customer_id not in known]
     if missing:
-        connection.execute(_INSERT, {"ids": missing, "hashes": [key_hash(customer_id) for customer_id in missing]})
-    connection.execute(_LOCK, {"ids": list(customer_ids)})
+        connection.execute(_INSERT, {"ids": of_texts(missing), "hashes": of_integers(map(key_hash, missing))})
+    connection.execute(_LOCK, {"ids": of_texts(customer_ids)})
 
 
 def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dict[str, CustomerHead], dict[str, int]]:
@@ -66,8 +67,8 @@ def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dic
     heads: dict[str, CustomerHead] = {}
     hashes: dict[str, int] = {}
     for customer_id, key_hash, number, sequence, chain_head, recorded_at in connection.execute(
-        _READ, {"ids": list(customer_ids)}
-    ):
+        _READ, {"ids": of_texts(customer_ids)}
+    ).all():
         heads[customer_id] = CustomerHead(
             customer_id=customer_id,
             posting_number=number,
@@ -91,10 +92,10 @@ def write_heads(connection: Connection, heads: Sequence[CustomerHead]) -> None:
     connection.execute(
         _WRITE,
         {
-            "ids": [head.customer_id for head in heads],
-            "numbers": [head.posting_number for head in heads],
-            "sequences": [head.sequence for head in heads],
-            "chain_heads": [head.chain_head for head in heads],
-            "instants": [head.recorded_at for head in heads],
+            "ids": of_texts(head.customer_id for head in heads),
+            "numbers": of_integers(head.posting_number for head in heads),
+            "sequences": of_integers(head.sequence for head in heads),
+            "chain_heads": of_bytes(head.chain_head for head in heads),
+            "instants": of_instants(head.recorded_at for head in heads),
         },
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from ledger_worker.errors import FencedError
+from ledger_worker.store.arrays import of_integers, of_texts
 
 __all__ = ["count", "move"]
 
@@ -54,11 +55,11 @@ def move(connection: Connection, moves: Sequence[tuple[str, int, int, int, int]]
     moved = connection.execute(
         _MOVE,
         {
-            "topics": list(topics),
-            "partitions": list(partitions),
-            "epochs": list(epochs),
-            "froms": list(froms),
-            "tos": list(tos),
+            "topics": of_texts(topics),
+            "partitions": of_integers(partitions),
+            "epochs": of_integers(epochs),
+            "froms": of_integers(froms),
+            "tos": of_integers(tos),
         },
     )
     if moved.rowcount != len(moves):
@@ -74,10 +75,10 @@ def count(connection: Connection, counts: Sequence[tuple[str, int, int, int, int
     connection.execute(
         _COUNT,
         {
-            "topics": list(topics),
-            "partitions": list(partitions),
-            "records": list(records),
-            "duplicates": list(duplicates),
-            "dead_letters": list(dead_letters),
+            "topics": of_texts(topics),
+            "partitions": of_integers(partitions),
+            "records": of_integers(records),
+            "duplicates": of_integers(duplicates),
+            "dead_letters": of_integers(dead_letters),
         },
     )

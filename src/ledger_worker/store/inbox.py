@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decide import DecidedEvent
 from ledger_worker.domain.events import SourceFact, TransitionsDue, UsageRecorded, source_key
+from ledger_worker.store.arrays import of_texts, of_uuids
 from ledger_worker.store.binary_copy import copy_rows
 
 __all__ = ["InboxRow", "find", "insert"]
@@ -51,7 +52,7 @@ def find(connection: Connection, asked: Sequence[tuple[str, UUID]]) -> dict[tupl
     """The content hash of each asked (customer as sent, event key) that is in the inbox."""
     if not asked:
         return {}
-    found = connection.execute(_FIND, {"ids": [one[0] for one in asked], "keys": [one[1] for one in asked]})
+    found = connection.execute(_FIND, {"ids": of_texts(one[0] for one in asked), "keys": of_uuids(one[1] for one in asked)}).all()
     return {(customer_id, key): bytes(content_hash) for customer_id, key, content_hash in found}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
+from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
 
 from ledger_worker.domain.ledger import Posting
@@ -75,7 +76,7 @@ def append(connection: Connection, postings: Sequence[tuple[str, Posting]]) -> N
                 entry.line.grant_id,
                 entry.line.usage_key,
                 entry.line.cut_id,
-                None if entry.terms is None else msgspec.to_builtins(entry.terms),
+                None if entry.terms is None else Jsonb(entry.terms, dumps=msgspec.json.encode),
             )
             for customer_id, posting in postings
             for place, entry in enumerate(posting.entries)

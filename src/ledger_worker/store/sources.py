@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from ledger_worker.domain.sources import SourceState
+from ledger_worker.store.arrays import of_bytes, of_texts
 
 __all__ = ["claim", "read_owners", "read_states", "write_states"]
 
@@ -40,7 +41,7 @@ def read_owners(connection: Connection, source_keys: Sequence[str]) -> dict[str,
     """The owner of each of these sources that has one."""
     if not source_keys:
         return {}
-    return {key: customer_id for key, customer_id in connection.execute(_OWNERS, {"keys": list(source_keys)})}
+    return {key: customer_id for key, customer_id in connection.execute(_OWNERS, {"keys": of_texts(source_keys)}).all()}
 
 
 def claim(connection: Connection, first_told: Mapping[str, str]) -> None:
@@ -49,14 +50,14 @@ def claim(connection: Connection, first_told: Mapping[str, str]) -> None:
     Waits for a concurrent claim of the same source; customers are locked before, sources in key order, so nobody waits in a circle.
     """
     if first_told:
-        connection.execute(_CLAIM, {"keys": list(first_told), "ids": list(first_told.values())})
+        connection.execute(_CLAIM, {"keys": of_texts(first_told), "ids": of_texts(first_told.values())})
 
 
 def read_states(connection: Connection, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], SourceState]:
     """The folded state of each asked (customer, source key) that is known."""
     if not asked:
         return {}
-    found = connection.execute(_STATES, {"ids": [one[0] for one in asked], "keys": [one[1] for one in asked]})
+    found = connection.execute(_STATES, {"ids": of_texts(one[0] for one in asked), "keys": of_texts(one[1] for one in asked)}).all()
     return {(customer_id, key): _STATE.decode(state) for customer_id, key, state in found}
 
 
@@ -67,8 +68,8 @@ def write_states(connection: Connection, states: Sequence[tuple[str, str, Source
     connection.execute(
         _WRITE,
         {
-            "ids": [one[0] for one in states],
-            "keys": [one[1] for one in states],
-            "states": [msgspec.msgpack.encode(one[2]) for one in states],
+            "ids": of_texts(one[0] for one in states),
+            "keys": of_texts(one[1] for one in states),
+            "states": of_bytes(msgspec.msgpack.encode(one[2]) for one in states),
         },
     )
