@@ -1,9 +1,9 @@
 """Avro bodies to values and back, by functions compiled from the schema itself.
 
-Why not a library's reader: fastavro hands out dicts of logical types at about 90,000 records a second, or dicts of
-plain values at 160,000, and the values of the domain have still to be built from them. Source text made from the
-schema reads straight into those values (`tests/benchmarks/decode.py` prints the difference) and every line of it is
-the Avro specification for one field. Tests hold it against fastavro, in both directions, for every record type.
+Why not a library's reader: fastavro hands out a dict, and the values of the domain have still to be built from it.
+Source text made from the schema reads straight into those values, checked, in about the time that the dict with logical
+types alone takes, and writes them in half that (`tests/benchmarks/decode.py` prints it). Every line of that text is the
+Avro specification for one field, and tests hold it against fastavro for every record type.
 
 Only what our schemas use is compiled: record, array, string, bytes, boolean, long, timestamp-micros, uuid, and a
 union of null with one of them. A body written under another version of a schema is first resolved by fastavro into
@@ -24,6 +24,7 @@ from uuid import UUID
 
 import fastavro
 import msgspec
+from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, parse_schema, to_parsing_canonical_form
 
 from ledger_worker.domain.changes import Cause, Change, CustomerPicture, EntitlementPicture
@@ -166,6 +167,10 @@ def _resolving_reader(
         try:
             record = fastavro.schemaless_reader(stream, plain_writer, plain_ours)
             fastavro.schemaless_writer(resolved, plain_ours, cast("dict[str, object]", record))
+        except SchemaResolutionError as error:
+            raise BadBytesError(
+                DeadLetterReason.UNKNOWN_SCHEMA, f"the writer schema cannot be resolved to ours: {error}"
+            ) from error
         except Exception as error:
             # The library promises no closed list of what it raises for bytes that are no record of the schema.
             raise ValueError(f"cannot be resolved to the newest version: {type(error).__name__}") from error
@@ -231,6 +236,7 @@ def _compiled(name: str, source: str) -> Callable[..., Any]:
     scope: dict[str, Any] = {
         "Event": Event,
         "UUID": UUID,
+        "_eight_byte_long": _eight_byte_long,
         "_instant": _instant,
         "_length": _length,
         "_long": _long,
@@ -286,7 +292,7 @@ def _read(lines: _Lines, indent: int, schema: Any, path: str, named: dict[str, A
             lines.add(indent, "else:", f"    {name} = (n >> 1) ^ -(n & 1)", "    p += 1")
             return name
         case "long", "timestamp-micros":
-            lines.add(indent, f"{name}, p = _long(b, p)")
+            lines.add(indent, f"{name}, p = _eight_byte_long(b, p)")
             return f"_instant({name}, '{path}')"
         case "boolean", None:
             lines.add(
@@ -380,15 +386,20 @@ _EIGHT_BYTES = 0x0080808080808080
 """The continuation bits of a varint of exactly eight bytes, read as a little-endian word."""
 
 
+def _eight_byte_long(b: bytes, p: int) -> tuple[int, int]:
+    """The long at `p` and the position after it: what `_long` answers, sooner where it takes eight bytes."""
+    word = int.from_bytes(b[p : p + 8], "little")
+    if word & _CONTINUATION_BITS != _EIGHT_BYTES:
+        return _long(b, p)
+    # As every instant from 1979 to 3110 takes: the groups of seven bits are pushed together at once.
+    word = (word & 0x007F007F007F007F) | ((word & 0x7F007F007F007F00) >> 1)
+    word = (word & 0x00003FFF00003FFF) | ((word & 0x3FFF00003FFF0000) >> 2)
+    word = (word & 0x000000000FFFFFFF) | ((word & 0x0FFFFFFF00000000) >> 4)
+    return (word >> 1) ^ -(word & 1), p + 8
+
+
 def _long(b: bytes, p: int) -> tuple[int, int]:
     """The long at `p` and the position after it."""
-    word = int.from_bytes(b[p : p + 8], "little")
-    if word & _CONTINUATION_BITS == _EIGHT_BYTES:
-        # As every instant from 1979 to 3110 takes: the groups of seven bits are pushed together at once.
-        word = (word & 0x007F007F007F007F) | ((word & 0x7F007F007F007F00) >> 1)
-        word = (word & 0x00003FFF00003FFF) | ((word & 0x3FFF00003FFF0000) >> 2)
-        word = (word & 0x000000000FFFFFFF) | ((word & 0x0FFFFFFF00000000) >> 4)
-        return (word >> 1) ^ -(word & 1), p + 8
     byte = b[p]
     word, shift = byte & 127, 7
     p += 1
@@ -397,7 +408,7 @@ def _long(b: bytes, p: int) -> tuple[int, int]:
         word |= (byte & 127) << shift
         shift += 7
         p += 1
-        if word >> _VARINT_BITS_MAX or shift > _VARINT_BITS_MAX + 6:
+        if shift > _VARINT_BITS_MAX and (word >> _VARINT_BITS_MAX or shift > _VARINT_BITS_MAX + 6):
             raise ValueError("an integer is longer than 64 bits")
     return (word >> 1) ^ -(word & 1), p
 
@@ -433,7 +444,7 @@ def _varint(value: int) -> bytes:
         raise ValueError(f"{value} is longer than 64 bits")
     word = (value << 1) ^ (value >> 63)
     if 1 << 49 <= word < 1 << 56:
-        # Eight bytes, as instants take: the inverse of what `_long` does.
+        # Eight bytes, as instants take: the inverse of what `_eight_byte_long` does.
         word = (word & 0x000000000FFFFFFF) | ((word & 0x00FFFFFFF0000000) << 4)
         word = (word & 0x00003FFF00003FFF) | ((word & 0x0FFFC0000FFFC000) << 2)
         word = (word & 0x007F007F007F007F) | ((word & 0x3F803F803F803F80) << 1)
