@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
 import msgspec
@@ -35,7 +34,7 @@ class Watermarks(msgspec.Struct, frozen=True, kw_only=True):
     high: int
 
 
-def ask_topics(admin: AdminClient, names: Iterable[str]) -> Mapping[str, "Future[TopicDescription]"]:
+def ask_topics(admin: AdminClient, names: Iterable[str]) -> Mapping[str, Future[TopicDescription]]:
     """The question which topics these are, on its way: `found_topics` takes the answers."""
     asked: Mapping[str, Future[TopicDescription]] = admin.describe_topics(
         TopicCollection(list(names)), request_timeout=_TIMEOUT_SECONDS
@@ -43,7 +42,7 @@ def ask_topics(admin: AdminClient, names: Iterable[str]) -> Mapping[str, "Future
     return asked
 
 
-def found_topics(asked: Mapping[str, "Future[TopicDescription]"]) -> dict[str, FoundTopic]:
+def found_topics(asked: Mapping[str, Future[TopicDescription]]) -> dict[str, FoundTopic]:
     """The topics asked for. Raises ConfigurationError when one does not exist, UnavailableError when nobody answers."""
     found = {}
     for name, future in asked.items():
@@ -69,13 +68,13 @@ def watermarks(admin: AdminClient, partitions: Sequence[tuple[str, int]]) -> dic
     return {partition: Watermarks(low=low[partition], high=high[partition]) for partition in partitions}
 
 
-def answer(future: "Future[_Answer]", what: str) -> _Answer:
+def answer(future: Future[_Answer], what: str) -> _Answer:
     """What the brokers answered; their error as one of ours."""
     try:
         return future.result(_TIMEOUT_SECONDS)
     except KafkaException as error:
         raise explained(error.args[0], what) from error
-    except FutureTimeoutError as error:
+    except TimeoutError as error:
         raise UnavailableError(f"{what}: no answer within {_TIMEOUT_SECONDS:g} s") from error
 
 
