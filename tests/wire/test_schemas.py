@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,17 @@ import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from fastavro.schema import fingerprint
 
+from ledger_worker.domain.access import AccessReason
+from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.events import Event
+from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import ConfigurationError
 from ledger_worker.wire import codec, schemas
 from ledger_worker.wire.schema_reference import schema_reference
 from ledger_worker.wire.schemas import (
+    CHANGE,
+    CUSTOMER_STATE,
+    DEAD_LETTER_REFERENCE,
     FAMILY_OF,
     NAMESPACE,
     OUTPUTS,
@@ -99,6 +105,24 @@ def test_every_event_has_the_envelope_first_and_the_fields_of_its_fact(record_ty
     assert names[:5] == ["event_id", "event_source", "occurred_at", "customer_id", "source_version"]
     assert set(names[:5]) == set(Event.__struct_fields__) - {"fact"}
     assert set(names[5:]) == set(fact)
+
+
+@pytest.mark.parametrize(
+    ("record_type", "record", "field", "words"),
+    [
+        (CHANGE, "EntitlementPicture", "reason", AccessReason),
+        (CHANGE, "EntitlementPicture", "type", EntitlementType),
+        (CUSTOMER_STATE, "EntitlementPicture", "reason", AccessReason),
+        (CUSTOMER_STATE, "EntitlementPicture", "type", EntitlementType),
+        (DEAD_LETTER_REFERENCE, DEAD_LETTER_REFERENCE, "reason", DeadLetterReason),
+    ],
+)
+def test_a_closed_list_is_documented_beside_its_field(
+    record_type: str, record: str, field: str, words: type[StrEnum]
+) -> None:
+    schema = next(each for each in records_of(newest(record_type).schema) if each["name"] == record)
+    doc = next(each["doc"] for each in schema["fields"] if each["name"] == field)
+    assert [word for word in words if f"`{word.value}`" not in doc] == []
 
 
 def test_no_two_versions_share_a_fingerprint() -> None:

@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
+from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.changes import Change, CustomerPicture
+from ledger_worker.domain.changes import CustomerPicture
 from ledger_worker.domain.events import Event
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.wire.schemas import CHANGE, CUSTOMER_STATE, full_name
@@ -38,7 +39,9 @@ Header = tuple[str, bytes]
 CONTENT_TYPE = "application/avro"
 DEAD_LETTER_PREFIX = "dlq.error."
 _MESSAGE_CHARACTERS_MAX = 1000
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII)
+_TRACEPARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?", re.ASCII
+)
 _TRACEPARENT_BYTES_MAX = 256
 
 
@@ -54,7 +57,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     first_failed_at: datetime
 
 
-def event_headers(event: Event, traceparent: bytes | None = None) -> list[Header]:
+def event_headers(event: Event, traceparent: str | None = None) -> list[Header]:
     """The headers of an event on its way in."""
     return _cloud_event(
         id_=event.event_id,
@@ -66,18 +69,30 @@ def event_headers(event: Event, traceparent: bytes | None = None) -> list[Header
     )
 
 
-def change_headers(change: Change, source: str, traceparent: bytes | None = None) -> list[Header]:
-    """The headers of a change; `source` names this ledger, `traceparent` comes from the event that caused it."""
+def change_headers(
+    *,
+    change_id: UUID,
+    customer_id: str,
+    timeline: int,
+    sequence: int,
+    recorded_at: datetime,
+    source: str,
+    traceparent: str | None = None,
+) -> list[Header]:
+    """The headers of a change, from what is known of it without decoding it.
+
+    `source` names this ledger; `traceparent` is that of the event which caused the change.
+    """
     return [
         *_cloud_event(
-            id_=str(change.change_id),
+            id_=str(change_id),
             source=source,
             type_=full_name(CHANGE),
-            time=change.recorded_at,
-            subject=change.customer_id,
+            time=recorded_at,
+            subject=customer_id,
             traceparent=traceparent,
         ),
-        ("ce_sequence", _sequence(change.timeline, change.sequence)),
+        ("ce_sequence", _sequence(timeline, sequence)),
     ]
 
 
@@ -121,18 +136,18 @@ def without_dead_letter_headers(headers: Sequence[tuple[str, bytes | None]]) -> 
     return [(name, value) for name, value in headers if not name.startswith(DEAD_LETTER_PREFIX)]
 
 
-def traceparent_of(headers: Sequence[tuple[str, bytes | None]] | None) -> bytes | None:
+def traceparent_of(headers: Sequence[tuple[str, bytes | None]] | None) -> str | None:
     """The trace that the record belongs to, when a well-formed `traceparent` says so; anything else is no trace."""
     for name, value in reversed(headers or ()):
         if name == "traceparent":
             if value is None or len(value) > _TRACEPARENT_BYTES_MAX or not _TRACEPARENT.fullmatch(value):
                 return None
-            return value
+            return value.decode()
     return None
 
 
 def _cloud_event(
-    *, id_: str, source: str, type_: str, time: datetime, subject: str, traceparent: bytes | None
+    *, id_: str, source: str, type_: str, time: datetime, subject: str, traceparent: str | None
 ) -> list[Header]:
     headers = [
         ("ce_specversion", b"1.0"),
@@ -145,7 +160,7 @@ def _cloud_event(
         ("content-type", CONTENT_TYPE.encode()),
     ]
     if traceparent is not None:
-        headers.append(("traceparent", traceparent))
+        headers.append(("traceparent", _bytes(traceparent)))
     return headers
 
 
