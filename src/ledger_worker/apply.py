@@ -539,6 +539,7 @@ def _outgoing(
             OutgoingChange(
                 lane=lane,
                 customer_id=customer_id,
+                timeline=change.timeline,
                 sequence=change.sequence,
                 change_id=change.change_id,
                 payload=encode_change(change),

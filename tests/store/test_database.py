@@ -213,8 +213,8 @@ def test_lanes_are_not_set_while_rows_wait(owner: Engine) -> None:
     with owner.begin() as conn:
         conn.execute(
             text("""
-            INSERT INTO outbox (lane, customer_id, sequence, change_id, payload, ce_type, recorded_at)
-            VALUES (0, 'c-1', 1, gen_random_uuid(), '\\x00', 'EntitlementChanged', now())
+            INSERT INTO outbox (lane, customer_id, timeline, sequence, change_id, payload, ce_type, recorded_at)
+            VALUES (0, 'c-1', 1, 1, gen_random_uuid(), '\\x00', 'EntitlementChanged', now())
             """)
         )
     with pytest.raises(ConfigurationError, match="1 rows wait"), owner.begin() as conn:

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ledger_worker.errors import ConfigurationError, UnavailableError
+from ledger_worker.store import catalogue
 
 __all__ = ["MIGRATE_COMMAND", "SERVICE_ROLE", "Status", "engine", "migrate", "require_current", "set_lanes", "status"]
 
@@ -175,7 +176,6 @@ def require_current(engine: Engine) -> None:
         )
 
 
-_LOCK_LEDGER = "SELECT lanes FROM ledger FOR UPDATE"
 _LOCK_OUTBOX = "LOCK TABLE outbox, lane IN SHARE ROW EXCLUSIVE MODE"
 _WHAT_FORBIDS_OTHER_LANES = """
 SELECT
@@ -194,13 +194,13 @@ ON CONFLICT (lane) DO NOTHING
 def set_lanes(conn: Connection, lanes: int) -> None:
     """The outbox has `lanes` lanes, and so must the topics of changes and of state have partitions. The caller commits.
 
-    Run as the owner, with every relay stopped. Whoever writes to the outbox holds the row of `ledger` in share mode
-    from reading `lanes` to its commit, so nobody writes by the old number after the new one is committed. Raises
-    ConfigurationError while rows wait in the outbox or a relay holds a lane: a customer's rows would lie on two lanes.
+    Run as the owner, with every relay stopped. Whoever writes to the outbox reads `lanes` under the shared lock of the
+    catalogue, and this takes it alone, so nobody writes by the old number after the new one is committed.
+    Raises ConfigurationError while rows wait in the outbox or a relay holds a lane: a customer's rows would lie on two.
     """
     if not 1 <= lanes <= LANES_MAX:
         raise ConfigurationError(f"lanes is {lanes}, expected 1 to {LANES_MAX}")
-    conn.execute(text(_LOCK_LEDGER))
+    catalogue.lock_exclusive(conn)
     conn.execute(text(_LOCK_OUTBOX))
     row = conn.execute(text(_WHAT_FORBIDS_OTHER_LANES)).one()
     if row.waiting:

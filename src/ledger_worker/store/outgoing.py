@@ -21,6 +21,7 @@ class OutgoingChange(msgspec.Struct, frozen=True, kw_only=True):
 
     lane: int
     customer_id: str
+    timeline: int
     sequence: int
     change_id: UUID
     payload: bytes
@@ -45,6 +46,7 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
 _OUTBOX_COLUMNS = (
     ("lane", "int4"),
     ("customer_id", "text"),
+    ("timeline", "int4"),
     ("sequence", "int8"),
     ("change_id", "uuid"),
     ("dead_letter_id", "uuid"),
@@ -86,7 +88,7 @@ def append_dead_letters(connection: Connection, rows: Sequence[DeadLetterRow]) -
             connection,
             "outbox",
             _OUTBOX_COLUMNS,
-            ((DEAD_LETTER_LANE, None, None, None, row.dead_letter_id, None, None, None, row.failed_at) for row in rows),
+            ((DEAD_LETTER_LANE, None, None, None, None, row.dead_letter_id, None, None, None, row.failed_at) for row in rows),
         )
 
 
@@ -94,6 +96,7 @@ def _change_row(change: OutgoingChange) -> tuple[object, ...]:
     return (
         change.lane,
         change.customer_id,
+        change.timeline,
         change.sequence,
         change.change_id,
         None,

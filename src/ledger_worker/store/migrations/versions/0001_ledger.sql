@@ -213,6 +213,7 @@ CREATE TABLE outbox (
     outbox_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     lane           integer NOT NULL,
     customer_id    text COLLATE "C",
+    timeline       integer,
     sequence       bigint,
     change_id      uuid,
     dead_letter_id uuid,
@@ -220,7 +221,9 @@ CREATE TABLE outbox (
     ce_type        text COLLATE "C",
     traceparent    text,
     recorded_at    timestamptz NOT NULL,
-    CONSTRAINT a_row_is_a_change_or_a_dead_letter CHECK ((change_id IS NULL) <> (dead_letter_id IS NULL))
+    CONSTRAINT a_row_is_a_change_or_a_dead_letter CHECK ((change_id IS NULL) <> (dead_letter_id IS NULL)),
+    CONSTRAINT a_change_is_whole
+        CHECK (change_id IS NULL OR num_nulls(customer_id, timeline, sequence, payload, ce_type) = 0)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE outbox IS 'What is to be published: changes on the lane of their customer, dead letters on lane -1. Deleted once Kafka has them.';
 CREATE INDEX outbox_lane ON outbox (lane, outbox_id);
