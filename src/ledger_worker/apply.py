@@ -1,14 +1,14 @@
 """One transaction per batch: fence, lock, inbox, load, decide, write, outbox. The only way to change the ledger.
 
-Nothing happens but at the commit. What a later statement reads was locked by an earlier one, never by itself: a lock and a read in
-one statement would read what was there before the wait. Customers are locked in key order, then sources are claimed in key order,
-so that two workers wait for each other but never in a circle.
+Nothing happens but at the commit. What a later statement reads was locked by an earlier one, never by itself: a lock
+and a read in one statement would read what was there before the wait. Customers are locked in key order, then sources
+are claimed in key order, so that two workers wait for each other but never in a circle.
 
-Deciding is pure, so it may be done twice: where it turns out to need the history of an account, the history is loaded and the
-customer is decided again. The number of statements does not grow with the batch.
+Deciding is pure, so it may be done twice: where it turns out to need the history of an account, the history is loaded
+and the customer is decided again. The number of statements does not grow with the batch.
 
-An event's `recorded_at` is read from the database's clock after the locks and may then only be raised, so that it strictly
-increases within a customer. Tests and rebuilds pass the instants instead (`instants`).
+An event's `recorded_at` is read from the database's clock after the locks and may then only be raised, so that it
+strictly increases within a customer. Tests and rebuilds pass the instants instead (`instants`).
 """
 
 from collections import Counter
@@ -85,8 +85,8 @@ ATTEMPTS_MAX = 5
 class Move(msgspec.Struct, frozen=True, kw_only=True):
     """How far a batch moves one input partition, which is also its fence.
 
-    The row must still stand at `from_offset` under `owner_epoch`; it is then set to `to_offset` (the offset after the last record
-    consumed, which need not be contiguous).
+    The row must still stand at `from_offset` under `owner_epoch`; it is then set to `to_offset` (the offset after the
+    last record consumed, which need not be contiguous).
     """
 
     topic: str
@@ -124,7 +124,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a batch, after its commit: counts by outcome and dead-letter reason, and how many outbox rows it wrote."""
+    """What came of a batch, after its commit.
+
+    Counts by outcome and dead-letter reason, and how many outbox rows it wrote.
+    """
 
     outcomes: Mapping[str, int]
     dead_letters: Mapping[str, int]
@@ -160,9 +163,10 @@ def apply_batch(
 ) -> Applied:
     """The batch is committed: every delivery has changed the ledger, or changed it before, or is a dead letter.
 
-    Raises FencedError when another owner holds a partition of it; SQLAlchemy's DBAPIError for what the database refuses (the caller
-    tells the event's fault from ours and from an outage by its SQLSTATE). Nothing is committed when it raises, except that a lost
-    answer to COMMIT leaves that open: applying the same batch again then either is fenced or does what was not done.
+    Raises FencedError when another owner holds a partition of it; SQLAlchemy's DBAPIError for what the database refuses
+    (the caller tells the event's fault from ours and from an outage by its SQLSTATE). Nothing is committed when it
+    raises, except that a lost answer to COMMIT leaves that open: applying the same batch again then either is fenced or
+    does what was not done.
     """
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
@@ -219,12 +223,15 @@ def _transact(
     catalogue_store.lock_shared(connection)
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogues.at(connection, ledger.catalogue_version)
-    fence_store.move(connection, [(m.topic, m.partition, m.owner_epoch, m.from_offset, m.to_offset) for m in batch.moves])
+    fence_store.move(
+        connection, [(m.topic, m.partition, m.owner_epoch, m.from_offset, m.to_offset) for m in batch.moves]
+    )
     stages.reached(Stage.FENCED)
 
     customer_ids = sorted({delivery.event.customer_id for delivery in batch.deliveries}, key=str.encode)
     customers_store.lock(connection, customer_ids, murmur2)
     heads, key_hashes = customers_store.read_heads(connection, customer_ids)
+    _require_not_parked(heads)
     stages.reached(Stage.LOCKED)
 
     work = _work(connection, batch.deliveries, instants(connection, batch.deliveries))
@@ -239,7 +246,15 @@ def _transact(
     return _write(connection, batch, work, decided, ledger, key_hashes)
 
 
-# -- load -------------------------------------------------------------------------------------------------------------------
+def _require_not_parked(heads: Mapping[str, CustomerHead]) -> None:
+    """No event passes a parked customer: this release does not hold its events back, so it stops."""
+    parked = [customer_id for customer_id, head in heads.items() if head.is_parked]
+    if parked:
+        msg = f"customer {parked[0]} is parked, and its events cannot be held back by this release"
+        raise BrokenInvariantError(msg)
+
+
+# -- load ----------------------------------------------------------------------------------------------------
 
 
 def _work(connection: Connection, deliveries: Sequence[Delivery], instants: Sequence[datetime]) -> _Work:
@@ -300,10 +315,11 @@ def _load(
     }
 
 
-def _load_sources(
-    connection: Connection, work: _Work
-) -> tuple[dict[str, str], dict[tuple[str, str], SourceState]]:
-    """Who owns each source that is spoken of, and its state; a source nobody owns belongs to the customer it is first told of."""
+def _load_sources(connection: Connection, work: _Work) -> tuple[dict[str, str], dict[tuple[str, str], SourceState]]:
+    """Who owns each source that is spoken of, and its state.
+
+    A source nobody owns belongs to the customer it is first told of.
+    """
     first_told: dict[str, tuple[int, str]] = {}
     spoken_of = []
     for customer_id, all_told in work.told.items():
@@ -329,7 +345,10 @@ def _touched(
     states: Mapping[tuple[str, str], SourceState],
     catalogue: Catalogue,
 ) -> list[tuple[str, str]]:
-    """The accounts that the events may touch: those of the usage, and of everything any version of the sources' offers gives."""
+    """The accounts that the events may touch.
+
+    Those of the usage, and of everything any version of the sources' offers gives.
+    """
     touched = set()
     for customer_id, all_told in work.told.items():
         skus: set[str] = set()
@@ -358,7 +377,10 @@ def _skus(fact: SourceFact) -> set[str]:
 
 
 def _late(work: _Work, accounts: Mapping[tuple[str, str], Account]) -> list[tuple[str, str]]:
-    """The accounts whose usage certainly lies before what is settled: their history is loaded without being asked for first."""
+    """The accounts whose usage certainly lies before what is settled.
+
+    Their history is loaded without being asked for first.
+    """
     late = set()
     for customer_id, all_told in work.told.items():
         newest: dict[str, datetime] = {}
@@ -374,7 +396,7 @@ def _late(work: _Work, accounts: Mapping[tuple[str, str], Account]) -> list[tupl
     return sorted(late)
 
 
-# -- decide -----------------------------------------------------------------------------------------------------------------
+# -- decide --------------------------------------------------------------------------------------------------
 
 
 def _decide(
@@ -402,9 +424,7 @@ def _decide(
         histories = accounts_store.read_histories(connection, needed)
         for (customer_id, entitlement), history in histories.items():
             before = loaded[customer_id]
-            loaded[customer_id] = msgspec.structs.replace(
-                before, histories={**before.histories, entitlement: history}
-            )
+            loaded[customer_id] = msgspec.structs.replace(before, histories={**before.histories, entitlement: history})
         undecided = [customer_id for customer_id, _ in needed]
     if many_due:
         raise _ManyDueError(many_due)
@@ -445,7 +465,7 @@ def _book_due_apart(engine: Engine, customer_ids: Sequence[str], catalogues: Cat
                 _write(connection, Batch(), _Work({}, {}), {customer_id: found}, ledger, key_hashes)
 
 
-# -- write ------------------------------------------------------------------------------------------------------------------
+# -- write ---------------------------------------------------------------------------------------------------
 
 
 def _write(
@@ -493,9 +513,12 @@ def _write(
     inbox_store.insert(connection, inbox)
     postings_store.append(connection, postings)
     sources_store.write_states(
-        connection, [(key, source, state) for key, one in decided.items() for source, state in sorted(one.sources.items())]
+        connection,
+        [(key, source, state) for key, one in decided.items() for source, state in sorted(one.sources.items())],
     )
-    accounts_store.write_accounts(connection, [(key, account) for key, one in decided.items() for account in one.accounts])
+    accounts_store.write_accounts(
+        connection, [(key, account) for key, one in decided.items() for account in one.accounts]
+    )
     accounts_store.write_grants(connection, [(key, grant) for key, one in decided.items() for grant in one.grants])
     customers_store.write_heads(connection, [one.head for one in decided.values() if one.events or one.accounts])
     outgoing_store.append_changes(connection, changes)
@@ -531,7 +554,9 @@ def _outgoing(
             continue
         places = work.places.get(customer_id, [])
         traces = {
-            event.key: batch.deliveries[places[event.told]].traceparent for event in one.events if event.told is not None
+            event.key: batch.deliveries[places[event.told]].traceparent
+            for event in one.events
+            if event.told is not None
         }
         causes = {posting.number: traces.get(posting.event_key) for posting in one.postings}
         lane = key_hashes[customer_id] % ledger.lanes
@@ -579,7 +604,10 @@ def _counts(
 ) -> list[tuple[str, int, int, int, int]]:
     """How many records, duplicates and dead letters each moved partition had."""
     records: Counter[tuple[str, int]] = Counter()
-    for record in (*(delivery.record for delivery in batch.deliveries), *(rejected.record for rejected in batch.rejected)):
+    for record in (
+        *(delivery.record for delivery in batch.deliveries),
+        *(rejected.record for rejected in batch.rejected),
+    ):
         if record is not None:
             records[record.topic, record.partition] += 1
     repeated: Counter[tuple[str, int]] = Counter()

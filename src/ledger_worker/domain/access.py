@@ -1,7 +1,7 @@
 """From a settled book to the answer: what the customer may do now, and the picture that is told and read.
 
-A picture is computed from a book that stands at the instant asked for: a read first passes what is due (`settle_due`), booked or
-not, so access ends at its instant whether or not any process is alive.
+A picture is computed from a book that stands at the instant asked for: a read first passes what is due (`settle_due`),
+booked or not, so access ends at its instant whether or not any process is alive.
 """
 
 from datetime import datetime
@@ -92,7 +92,10 @@ def level_of(book: Book, at: datetime) -> int | None:
 
 
 def shown_units(book: Book, at: datetime) -> tuple[int | None, int, int]:
-    """Limit (None: unlimited, or no units), used and held of what is in force: what the check path reads of an account."""
+    """Limit (None: unlimited, or no units), used and held of what is in force.
+
+    What the check path reads of an account.
+    """
     limit = used = held = 0
     unlimited = book.entitlement.type is not EntitlementType.QUOTA
     for grant in book.active:
@@ -120,7 +123,11 @@ def quiet_units(book: Book, at: datetime) -> int | None:
         available += grant.available
     overage = _overage_counted(book)
     counted = used + overage
-    bounds = [-(-percent * limit // 100) - counted - 1 for percent in book.entitlement.thresholds if 100 * counted < percent * limit]
+    bounds = [
+        -(-percent * limit // 100) - counted - 1
+        for percent in book.entitlement.thresholds
+        if 100 * counted < percent * limit
+    ]
     if available:
         bounds.append(available - (book.entitlement.limit is LimitPolicy.HARD))
     elif not overage:

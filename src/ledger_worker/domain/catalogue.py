@@ -1,7 +1,9 @@
-"""What can be had: entitlements, and offers that say which of them one SKU gives. Immutable versions, looked up by instant.
+"""What can be had: entitlements, and offers that say which of them one SKU gives.
 
-A catalogue is everything ever published, never "the latest": a fold pins each item to the version of its offer that was in force
-when the item entered its source (`offer_at`). Policies of an entitlement are those of its newest version.
+Immutable versions, looked up by instant.
+
+A catalogue is everything ever published, never "the latest": a fold pins each item to the version of its offer that was
+in force when the item entered its source (`offer_at`). Policies of an entitlement are those of its newest version.
 """
 
 import re
@@ -45,7 +47,10 @@ class LimitPolicy(StrEnum):
 
 
 class DebtPolicy(StrEnum):
-    """What becomes of units consumed that a refund took back: forgiven, paid by later grants, or paid and refused meanwhile."""
+    """What becomes of units consumed that a refund took back.
+
+    Forgiven, paid by later grants, or paid and refused meanwhile.
+    """
 
     FORGIVE = "forgive"
     CARRY = "carry"
@@ -75,7 +80,10 @@ class OnCancel(StrEnum):
 
 
 class Apply(StrEnum):
-    """How a published offer reaches what exists: not at all, or (a SKU's first version) as if in force from the beginning."""
+    """How a published offer reaches what exists.
+
+    Not at all, or (a SKU's first version) as if in force from the beginning.
+    """
 
     NEW_ONLY = "new_only"
     NOW = "now"
@@ -84,8 +92,8 @@ class Apply(StrEnum):
 class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version of a catalogue entry.
 
-    `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are percentages of
-    the limit whose crossing is told, ascending.
+    `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are
+    percentages of the limit whose crossing is told, ascending.
     """
 
     key: str
@@ -104,9 +112,9 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of an offer: what one entitlement is given per quantity of the SKU.
 
-    `units` per quantity; None for access and for an unlimited quota. `lasts` is `period` (the subscription's billing period),
-    `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first. `leeway_seconds` is how
-    long a period grant outlives its period while the renewal has not been told.
+    `units` per quantity; None for access and for an unlimited quota. `lasts` is `period` (the subscription's billing
+    period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first.
+    `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told.
     """
 
     key: str
@@ -120,30 +128,37 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of what a SKU gives; `published_at` and `version` are set by publishing."""
+    """One version of what a SKU gives; `version`, `published_at` and `catalogue_version` are set by publishing."""
 
     sku: str
     allowances: tuple[Allowance, ...]
     apply: Apply = Apply.NEW_ONLY
     version: int = 0
     published_at: datetime | None = None
+    catalogue_version: int = 0
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything published up to `version`: the newest entitlement by key, all versions of each offer by SKU, oldest first."""
+    """Everything published up to `version`.
+
+    The newest entitlement by key, all versions of each offer by SKU, oldest first.
+    """
 
     version: int
     entitlements: dict[str, Entitlement]
     offers: dict[str, tuple[Offer, ...]]
 
 
-def offer_at(catalogue: Catalogue, sku: str, entered_at: datetime) -> Offer | None:
+def offer_at(catalogue: Catalogue, sku: str, entered_at: datetime, as_of_version: int | None = None) -> Offer | None:
     """The version of the SKU's offer that was in force at `entered_at`, or None.
 
-    A first version published with `now` counts as in force from the beginning; with `new_only`, earlier purchases get nothing.
+    A first version published with `now` counts as in force from the beginning; with `new_only`, earlier purchases get
+    nothing. With `as_of_version`, as that version of the catalogue had it.
     """
     found = None
     for offer in catalogue.offers.get(sku, ()):
+        if as_of_version is not None and offer.catalogue_version > as_of_version:
+            break
         published_at = offer.published_at
         from_beginning = offer.version == 1 and offer.apply is Apply.NOW
         if from_beginning or published_at is None or published_at <= entered_at:
@@ -151,8 +166,10 @@ def offer_at(catalogue: Catalogue, sku: str, entered_at: datetime) -> Offer | No
     return found
 
 
-def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> datetime | None | Literal["no_period"]:
-    """When an allowance that begins at `start` ends by its own rule: an instant, None for never, `no_period` when it needs one.
+def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> datetime | Literal["no_period"] | None:
+    """When an allowance that begins at `start` ends by its own rule.
+
+    An instant, None for never, `no_period` when it needs one.
 
     Months and years keep the day of `start`, or take the last day of a shorter month (RULES 26); days are 24 hours.
     """
@@ -168,32 +185,37 @@ def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> dat
     return start + span
 
 
-def definition_problems(entitlements: tuple[Entitlement, ...], offers: tuple[Offer, ...], known: Catalogue) -> list[str]:
-    """Everything that is wrong in what is about to be published beside what is known, a sentence each; empty when all is well."""
+def definition_problems(
+    entitlements: tuple[Entitlement, ...], offers: tuple[Offer, ...], known: Catalogue
+) -> list[str]:
+    """Everything that is wrong in what is about to be published beside what is known, a sentence each.
+
+    Empty when all is well.
+    """
     problems = []
     types = {key: entitlement.type for key, entitlement in known.entitlements.items()}
     for entitlement in entitlements:
         problems += _entitlement_problems(entitlement)
         before = types.get(entitlement.key)
         if before is not None and before is not entitlement.type:
-            problems.append(f"entitlement {entitlement.key}: type is {entitlement.type}, expected {before} as published")
+            problems.append(
+                f"entitlement {entitlement.key}: type is {entitlement.type}, expected {before} as published"
+            )
         types[entitlement.key] = entitlement.type
     for offer in offers:
         problems += _offer_problems(offer, types)
         if offer.apply is Apply.NOW and known.offers.get(offer.sku):
-            problems.append(f"offer {offer.sku}: apply is now, expected new_only (only a SKU's first version can apply now)")
-        given_before = {allowance.key: allowance.entitlement for version in known.offers.get(offer.sku, ()) for allowance in version.allowances}
-        problems += [
-            f"offer {offer.sku}, allowance {allowance.key}: entitlement is {allowance.entitlement}, expected {given_before[allowance.key]}"
-            " as in earlier versions (another entitlement needs another allowance key)"
-            for allowance in offer.allowances
-            if given_before.get(allowance.key, allowance.entitlement) != allowance.entitlement
-        ]
+            problems.append(
+                f"offer {offer.sku}: apply is now, expected new_only (only a SKU's first version can apply now)"
+            )
+        problems += _moved_allowances(offer, known)
     for name, keys in (
         ("entitlement", [entitlement.key for entitlement in entitlements]),
         ("offer", [offer.sku for offer in offers]),
     ):
-        problems += [f"{name} {key}: defined twice, expected once" for key in sorted({k for k in keys if keys.count(k) > 1})]
+        problems += [
+            f"{name} {key}: defined twice, expected once" for key in sorted({k for k in keys if keys.count(k) > 1})
+        ]
     return problems
 
 
@@ -203,12 +225,16 @@ _ALLOWANCES_MAX = 100
 _UNITS_MAX = 2**53
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _RESOURCE = re.compile(r"[a-z][a-z0-9_-]*:[^\s:]+")
-_ISO_DURATION = re.compile(r"P(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,8})M)?(?:(\d{1,9})S)?)?")
+_ISO_DURATION = re.compile(
+    r"P(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,8})M)?(?:(\d{1,9})S)?)?"
+)
 
 
 def _duration(lasts: str) -> tuple[int, timedelta]:
     match = _ISO_DURATION.fullmatch(lasts)
-    years, months, weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0,) * 7
+    years, months, weeks, days, hours, minutes, seconds = (
+        (int(part or 0) for part in match.groups()) if match else (0,) * 7
+    )
     return years * 12 + months, timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
@@ -226,7 +252,8 @@ def _entitlement_problems(entitlement: Entitlement) -> list[str]:
     ]
     ascending = sorted(set(entitlement.thresholds)) == list(entitlement.thresholds)
     if not ascending or any(not 0 < percent <= _PERCENT_MAX for percent in entitlement.thresholds):
-        problems.append(f"{where}: thresholds are {list(entitlement.thresholds)}, expected ascending percents from 1 to {_PERCENT_MAX}")
+        shown = list(entitlement.thresholds)
+        problems.append(f"{where}: thresholds are {shown}, expected ascending percents from 1 to {_PERCENT_MAX}")
     if entitlement.type is EntitlementType.QUOTA and not entitlement.unit:
         problems.append(f"{where}: unit is missing, expected the name of the quota's smallest unit")
     return problems
@@ -243,8 +270,22 @@ def _offer_problems(offer: Offer, types: dict[str, EntitlementType]) -> list[str
     if len(set(keys)) != len(keys):
         problems.append(f"{where}: an allowance key is repeated, expected each once")
     for allowance in offer.allowances:
-        problems += [f"{where}, allowance {allowance.key}: {problem}" for problem in _allowance_problems(allowance, types)]
+        problems += [
+            f"{where}, allowance {allowance.key}: {problem}" for problem in _allowance_problems(allowance, types)
+        ]
     return problems
+
+
+def _moved_allowances(offer: Offer, known: Catalogue) -> list[str]:
+    """An allowance key names one entitlement for good: grants are named after it."""
+    versions = known.offers.get(offer.sku, ())
+    before = {allowance.key: allowance.entitlement for version in versions for allowance in version.allowances}
+    return [
+        f"offer {offer.sku}, allowance {allowance.key}: entitlement is {allowance.entitlement}, "
+        f"expected {before[allowance.key]} as in earlier versions (another entitlement needs another allowance key)"
+        for allowance in offer.allowances
+        if before.get(allowance.key, allowance.entitlement) != allowance.entitlement
+    ]
 
 
 def _allowance_problems(allowance: Allowance, types: dict[str, EntitlementType]) -> list[str]:

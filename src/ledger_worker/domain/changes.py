@@ -1,7 +1,7 @@
 """What we tell: one `EntitlementChanged` per entitlement that a posting changed, and the whole picture of a customer.
 
-Shapes only. When a change is told is decided in `decide`; how a picture is computed is in `access`. Closed lists are strings
-so that they can grow. Fields that no rule fills yet are there with their empty value.
+Shapes only. When a change is told is decided in `decide`; how a picture is computed is in `access`. Closed lists are
+strings so that they can grow. Fields that no rule fills yet are there with their empty value.
 """
 
 from datetime import datetime
@@ -16,10 +16,11 @@ class EntitlementPicture(msgspec.Struct, frozen=True, kw_only=True):
     """One entitlement of one customer at one instant.
 
     `state` is one of `none, pending, active, exhausted, suspended, expired, revoked`; `reason` is a member of
-    `access.AccessReason`. `limit` is None when unlimited or when the type has no units; `allocated` is what was granted by the
-    grants in force, `limit` what is left of that after revocations, expiries and moves; `remaining = limit - used - held`.
-    `expires_at` is when the present access ends if nothing more is told (None: never, or no access); `period_end` the end of the
-    paid period without leeway. `value` is JSON text. `level` is the highest threshold reached, in percent.
+    `access.AccessReason`. `limit` is None when unlimited or when the type has no units; `allocated` is what was granted
+    by the grants in force, `limit` what is left of that after revocations, expiries and moves; `remaining = limit -
+    used - held`. `expires_at` is when the present access ends if nothing more is told (None: never, or no access);
+    `period_end` the end of the paid period without leeway. `value` is JSON text. `level` is the highest threshold
+    reached, in percent.
     """
 
     entitlement: str
@@ -59,11 +60,14 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """`EntitlementChanged`: `sequence` is gap-free per customer and timeline; ignore what is not newer than what you have.
+    """`EntitlementChanged`: `sequence` is gap-free per customer and timeline.
 
-    `kinds` says what differs between `before` and `after` (closed list in `decide`); `correction` is true when the posting
-    corrects an instant that was booked before. `effective_at` is the earliest instant it speaks of, `recorded_at` when it was
-    committed. `posting` and `posting_hash` name the link of the customer's hash chain that made it.
+    Ignore what is not newer than what you have.
+
+    `kinds` says what differs between `before` and `after` (closed list in `decide`); `correction` is true when the
+    posting corrects an instant that was booked before. `effective_at` is the earliest instant it speaks of,
+    `recorded_at` when it was committed. `posting` and `posting_hash` name the link of the customer's hash chain that
+    made it.
     """
 
     change_id: UUID

@@ -1,10 +1,12 @@
-"""What becomes of events: one customer, the events told of it in order, and everything loaded, to what is to be written.
+"""What becomes of events.
 
-Pure: reads only the events, the loaded state and the versions that the postings record. Whoever touches a customer first books
-what has fallen due, each transition as an event of the ledger's own under a deterministic id (RULES 35).
+One customer, the events told of it in order, and everything loaded, to what is to be written.
 
-Checks of an event are made in this order, and the first that applies decides: same id before (duplicate or conflicting content),
-too early, too late, unknown entitlement, wrong type; then the outcomes of `outcomes.Outcome` in their order.
+Pure: reads only the events, the loaded state and the versions that the postings record. Whoever touches a customer
+first books what has fallen due, each transition as an event of the ledger's own under a deterministic id (RULES 35).
+
+Checks of an event are made in this order, and the first that applies decides: same id before (duplicate or conflicting
+content), too early, too late, unknown entitlement, wrong type; then the outcomes of `outcomes.Outcome` in their order.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +29,7 @@ from ledger_worker.domain.events import (
     source_key,
 )
 from ledger_worker.domain.ledger import (
+    NEVER,
     RULES_VERSION,
     Account,
     Entry,
@@ -72,10 +75,13 @@ class CustomerHead(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
     chain_head: bytes = bytes(32)
     recorded_at: datetime | None = None
+    is_parked: bool = False
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision about one customer reads: sources it owns, accounts and open grants that may be touched, histories asked for.
+    """What a decision about one customer reads.
+
+    Sources it owns, accounts and open grants that may be touched, histories asked for.
 
     `owners` says who owns each source that the events speak of; a source without an owner is missing.
     """
@@ -89,10 +95,12 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as it is to be decided: its inbox key, content hash and canonical payload, and the instant it is recorded at.
+    """An event as it is to be decided.
 
-    `now` may be raised so that a customer's instants strictly increase. `known_hash` is the content hash under which the same id
-    is in the inbox already.
+    Its inbox key, content hash and canonical payload, and the instant it is recorded at.
+
+    `now` may be raised so that a customer's instants strictly increase. `known_hash` is the content hash under which
+    the same id is in the inbox already.
     """
 
     event: Event
@@ -104,7 +112,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that takes an inbox row, with what became of it. `told` is its place in the input, None for the ledger's own."""
+    """An event that takes an inbox row, with what became of it.
+
+    `told` is its place in the input, None for the ledger's own.
+    """
 
     told: int | None
     event: Event
@@ -134,7 +145,10 @@ class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written for one customer; `duplicates` are the places of events that were applied before."""
+    """What is to be written for one customer; `duplicates` are the places of events that were applied before.
+
+    Events, postings and changes are each in the order of the customer's life.
+    """
 
     head: CustomerHead
     events: tuple[DecidedEvent, ...]
@@ -145,7 +159,6 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[BookedAccount, ...]
     grants: tuple[Grant, ...]
     sources: Mapping[str, SourceState]
-    """Of `postings`, `changes` and `events` each is in the order of the customer's life."""
 
 
 class NeedsHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,7 +252,9 @@ class _Decision:
             if known == told.content_hash:
                 self._duplicates.append(place)
             else:
-                self._refuse(place, DeadLetterReason.CONFLICTING_CONTENT, "this id was applied before with other content")
+                self._refuse(
+                    place, DeadLetterReason.CONFLICTING_CONTENT, "this id was applied before with other content"
+                )
             return 0
         refusal = self._refusal(told)
         if refusal is not None:
@@ -260,16 +275,12 @@ class _Decision:
         return count
 
     def book_due(self, now: datetime, at_most: int) -> datetime:
-        """Up to `at_most` due transitions are booked, each a microsecond apart and ending just before `now` where there is room.
+        """Up to `at_most` due transitions are booked, a microsecond apart, just before `now` where there is room.
 
         Returns the last instant used.
         """
         due = sorted(
-            (
-                transition
-                for book in self._books.values()
-                for transition in book.due(now)
-            ),
+            (transition for book in self._books.values() for transition in book.due(now)),
             key=_transition_order,
         )[:at_most]
         instant = now - len(due) * _MICROSECOND
@@ -285,10 +296,9 @@ class _Decision:
         """Everything that is to be written."""
         accounts = []
         grants: list[Grant] = []
-        at = self._last
-        for entitlement in sorted(self._dirty) if at is not None else ():
+        for entitlement in sorted(self._dirty):
             book = self._books[entitlement]
-            limit, used, held = shown_units(book, at)
+            limit, used, held = shown_units(book, self._last or NEVER)
             accounts.append(BookedAccount(account=book.account, limit=limit, used=used, held=held))
             grants += book.touched_grants()
         return Decided(
@@ -315,13 +325,15 @@ class _Decision:
         event = told.event
         if event.occurred_at > told.now + AHEAD_MAX:
             return DeadLetterReason.TOO_EARLY, (
-                f"occurred_at is {event.occurred_at.isoformat()}, expected at most five minutes ahead of {told.now.isoformat()}"
+                f"occurred_at is {event.occurred_at.isoformat()}, "
+                f"expected at most five minutes ahead of {told.now.isoformat()}"
             )
         if not isinstance(event.fact, UsageRecorded):
             return None
         if event.occurred_at < told.now - self._usage_kept:
             return DeadLetterReason.TOO_LATE, (
-                f"occurred_at is {event.occurred_at.isoformat()}, expected usage of the last {self._usage_kept.days} days"
+                f"occurred_at is {event.occurred_at.isoformat()}, "
+                f"expected usage of the last {self._usage_kept.days} days"
             )
         entitlement = self._catalogue.entitlements.get(event.fact.entitlement)
         if entitlement is None:
@@ -374,7 +386,9 @@ class _Decision:
         changed = [grant_id for grant_id in before.keys() | after.keys() if before.get(grant_id) != after.get(grant_id)]
         if not changed:
             return
-        entitlements = sorted({terms[grant_id].entitlement for terms in (before, after) for grant_id in changed if grant_id in terms})
+        entitlements = sorted(
+            {terms[grant_id].entitlement for terms in (before, after) for grant_id in changed if grant_id in terms}
+        )
         pictures = {}
         entries: list[Entry] = []
         for entitlement in entitlements:
@@ -409,7 +423,10 @@ class _Decision:
             self._keep(None, told, now, Outcome.APPLIED)
 
     def _transition_event(self, transition: Transition) -> Event:
-        """The ledger's own event: its id names the customer, what happens to which grant when, and the posting that set that."""
+        """The ledger's own event.
+
+        Its id names the customer, what happens to which grant when, and the posting that set that.
+        """
         name = (
             self._customer_id,
             transition.kind,
@@ -585,11 +602,18 @@ def _transition_order(transition: Transition) -> tuple[datetime, str, str]:
 
 
 def _of(entitlement: str, terms: Mapping[UUID, GrantTerms], changed: Iterable[UUID]) -> dict[UUID, GrantTerms]:
-    return {grant_id: terms[grant_id] for grant_id in changed if grant_id in terms and terms[grant_id].entitlement == entitlement}
+    return {
+        grant_id: terms[grant_id]
+        for grant_id in changed
+        if grant_id in terms and terms[grant_id].entitlement == entitlement
+    }
 
 
 def _entries(entitlement: str, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]) -> list[Entry]:
-    """Lines as entries; each grant's new terms go with a line of its `granted`, added with no units where there is none."""
+    """Lines as entries.
+
+    Each grant's new terms go with a line of its `granted`, added with no units where there is none.
+    """
     left = dict(new)
     entries = []
     for line in lines:

@@ -1,9 +1,11 @@
 """What Commerce, services and admins tell us: facts, and the envelope each comes in.
 
-Shapes, limits and canonical bytes live here; what a fact does to grants is in `sources` and `settlement`. Values are built by
-`wire.decode` from Avro records of the same names and fields (`schemas/`). `problem` finds what is impossible in an event alone.
+Shapes, limits and canonical bytes live here; what a fact does to grants is in `sources` and `settlement`. Values are
+built by `wire.decode` from Avro records of the same names and fields (`schemas/`). `problem` finds what is impossible
+in an event alone.
 
-Units, quantities and amounts are 64-bit integers; amounts are minor units of the order's currency. Instants are aware UTC.
+Units, quantities and amounts are 64-bit integers; amounts are minor units of the order's currency. Instants are aware
+UTC.
 """
 
 from collections.abc import Sequence
@@ -49,11 +51,14 @@ UNITS_MAX = 2**53
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Fields that equal their default are left out of the canonical bytes, so that a new optional field changes no hash."""
+    """Fields that equal their default are not in the canonical bytes: a new optional field changes no hash."""
 
 
-class PurchaseLine(_Value):
-    """One line of an order: `quantity` of one SKU; `amount` is the line's net total in minor units, for refunds by amount."""
+class PurchaseLine(_Value, frozen=True, kw_only=True):
+    """One line of an order: `quantity` of one SKU.
+
+    `amount` is the line's net total in minor units, for refunds by amount.
+    """
 
     line_id: str
     sku: str
@@ -61,7 +66,7 @@ class PurchaseLine(_Value):
     amount: int | None = None
 
 
-class RefundLine(_Value):
+class RefundLine(_Value, frozen=True, kw_only=True):
     """What one refund takes of one line: a quantity, or an amount in minor units, or (neither given) the whole line."""
 
     line_id: str
@@ -69,7 +74,7 @@ class RefundLine(_Value):
     amount: int | None = None
 
 
-class SubscriptionItem(_Value):
+class SubscriptionItem(_Value, frozen=True, kw_only=True):
     """One item of a subscription: `quantity` of one SKU under a stable id."""
 
     item_id: str
@@ -77,7 +82,7 @@ class SubscriptionItem(_Value):
     quantity: int
 
 
-class PurchaseCompleted(_Value, tag_field="type", tag="PurchaseCompleted"):
+class PurchaseCompleted(_Value, frozen=True, kw_only=True, tag_field="type", tag="PurchaseCompleted"):
     """An order was paid. Business key: order + line."""
 
     order_id: str
@@ -85,7 +90,7 @@ class PurchaseCompleted(_Value, tag_field="type", tag="PurchaseCompleted"):
     currency: str | None = None
 
 
-class PurchaseRefunded(_Value, tag_field="type", tag="PurchaseRefunded"):
+class PurchaseRefunded(_Value, frozen=True, kw_only=True, tag_field="type", tag="PurchaseRefunded"):
     """Money went back. Business key: refund id; absolute for that id.
 
     `lines` says what of which line; else `amount` is spread over what is not refunded yet; else the whole order.
@@ -97,7 +102,7 @@ class PurchaseRefunded(_Value, tag_field="type", tag="PurchaseRefunded"):
     amount: int | None = None
 
 
-class SubscriptionActivated(_Value, tag_field="type", tag="SubscriptionActivated"):
+class SubscriptionActivated(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionActivated"):
     """A subscription began its first paid period (or a new life after an end). Business key: item + period start."""
 
     subscription_id: str
@@ -106,7 +111,7 @@ class SubscriptionActivated(_Value, tag_field="type", tag="SubscriptionActivated
     period_end: datetime
 
 
-class SubscriptionRenewed(_Value, tag_field="type", tag="SubscriptionRenewed"):
+class SubscriptionRenewed(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionRenewed"):
     """A further period was paid. Business key: item + period start.
 
     `items`, when given, are all items of that period; when empty, those of the period before it.
@@ -118,7 +123,7 @@ class SubscriptionRenewed(_Value, tag_field="type", tag="SubscriptionRenewed"):
     items: tuple[SubscriptionItem, ...] = ()
 
 
-class SubscriptionCancelled(_Value, tag_field="type", tag="SubscriptionCancelled"):
+class SubscriptionCancelled(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionCancelled"):
     """The subscription ends at `effective_at`. Business key: cancellation id."""
 
     subscription_id: str
@@ -126,7 +131,7 @@ class SubscriptionCancelled(_Value, tag_field="type", tag="SubscriptionCancelled
     effective_at: datetime
 
 
-class UsageRecorded(_Value, tag_field="type", tag="UsageRecorded"):
+class UsageRecorded(_Value, frozen=True, kw_only=True, tag_field="type", tag="UsageRecorded"):
     """A service used units of an entitlement at `occurred_at`. No key but its event id."""
 
     entitlement: str
@@ -134,7 +139,7 @@ class UsageRecorded(_Value, tag_field="type", tag="UsageRecorded"):
     resource: str | None = None
 
 
-class TransitionsDue(_Value, tag_field="type", tag="TransitionsDue"):
+class TransitionsDue(_Value, frozen=True, kw_only=True, tag_field="type", tag="TransitionsDue"):
     """The ledger's own event: an instant that the books already knew of has come (a grant begins or ends).
 
     Never on a topic: built under the customer's lock by whoever finds it due. `instant` is the true one.
@@ -167,7 +172,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FACT_ENCODER = msgspec.msgpack.Encoder(order="sorted")
-_FACT_DECODER = msgspec.msgpack.Decoder(Fact)
+_FACT_DECODER: msgspec.msgpack.Decoder[Fact] = msgspec.msgpack.Decoder(Fact)
 
 
 def fact_bytes(fact: Fact) -> bytes:
@@ -203,7 +208,10 @@ def source_key(fact: SourceFact) -> str:
 
 
 def problem(event: Event) -> str | None:
-    """What is impossible in the event alone, as a sentence naming the field, what came and what was expected; else None."""
+    """What is impossible in the event alone, as a sentence naming the field, what came and what was expected.
+
+    Else None.
+    """
     for name in ("event_source", "event_id", "customer_id"):
         found = _bad_id(name, getattr(event, name))
         if found:
@@ -283,7 +291,9 @@ def _period_problem(fact: SubscriptionActivated | SubscriptionRenewed) -> str | 
     if found:
         return found
     if fact.period_end <= fact.period_start:
-        return f"period_end is {fact.period_end.isoformat()}, expected after period_start {fact.period_start.isoformat()}"
+        return (
+            f"period_end is {fact.period_end.isoformat()}, expected after period_start {fact.period_start.isoformat()}"
+        )
     if isinstance(fact, SubscriptionActivated) or fact.items:
         found = _bad_count("items", fact.items)
         if found:

@@ -1,7 +1,8 @@
 """The values of the ledger: terms, grants, lines, entries, postings; and what each kind of line does to the books.
 
-A *line* is one signed movement of units. Everything a grant or an account counts is a sum of lines by the table `EFFECTS`; the
-identities of RULES 12 follow from its rows summing to zero, and the database checks them on the rows that result.
+A *line* is one signed movement of units. Everything a grant or an account counts is a sum of lines by the table
+`EFFECTS`; the identities of RULES 12 follow from its rows summing to zero, and the database checks them on the rows
+that result.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,10 @@ EFFECTS = {
 
 
 class Phase(StrEnum):
-    """Where a grant stands in the books; `ending` has ended with a cut yet to come, `void` was undone by a correction."""
+    """Where a grant stands in the books.
+
+    `ending` has ended with a cut yet to come, `void` was undone by a correction.
+    """
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -99,7 +103,10 @@ class Phase(StrEnum):
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
-    """A term that takes up to `units` back at `at`; by `full_with_debt` it un-covers use, else it takes what is available."""
+    """A term that takes up to `units` back at `at`.
+
+    By `full_with_debt` it un-covers use, else it takes what is available.
+    """
 
     cut_id: str
     at: datetime
@@ -118,8 +125,8 @@ class Suspension(msgspec.Struct, frozen=True, kw_only=True):
 class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a grant is by its source alone: never by usage.
 
-    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited. `period_end` is the end of
-    the paid period without leeway. Cuts and suspensions stand in order of their instants.
+    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited. `period_end` is the
+    end of the paid period without leeway. Cuts and suspensions stand in order of their instants.
     """
 
     grant_id: UUID
@@ -191,9 +198,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """One customer and entitlement as booked.
 
-    Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order; `overage_since` is
-    overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant. `next_transition_at` is the
-    first instant after that at which something happens by itself.
+    Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order;
+    `overage_since` is overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
+    `next_transition_at` is the first instant after that at which something happens by itself.
     """
 
     entitlement: str
@@ -236,7 +243,7 @@ _CHAIN_ENCODER = msgspec.msgpack.Encoder(order="sorted")
 _CHAIN_FORMAT = 1
 
 
-def posting_hash(
+def posting_hash(  # noqa: PLR0913, PLR0917 - each part of what is hashed is named
     previous: bytes,
     customer_id: str,
     number: int,
@@ -256,13 +263,26 @@ def posting_hash(
         for e in entries
     ]
     canonical = _CHAIN_ENCODER.encode(
-        (_CHAIN_FORMAT, customer_id, number, event_key, content_hash, recorded_at, catalogue_version, rules_version, lines)
+        (
+            _CHAIN_FORMAT,
+            customer_id,
+            number,
+            event_key,
+            content_hash,
+            recorded_at,
+            catalogue_version,
+            rules_version,
+            lines,
+        )
     )
     return sha256(previous + canonical).digest()
 
 
 def precedence(terms: GrantTerms) -> tuple[bool, int, datetime, int, datetime, bytes]:
-    """The order of burning (RULES 16), lower first: unlimited last, priority, sooner end, higher generation, earlier start, id."""
+    """The order of burning (RULES 16), lower first.
+
+    Unlimited last, priority, sooner end, higher generation, earlier start, id.
+    """
     return (
         terms.amount is None,
         terms.priority,

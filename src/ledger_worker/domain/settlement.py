@@ -1,17 +1,17 @@
 """Settlement: which usage is covered by which grant, and what cuts and endings take.
 
-For one customer and entitlement a `Book` runs through time once. Happenings go in the order of RULES 2: at one instant ends,
-begins, cuts, payment of debt, then usage by (event source, event id). Each moves units by lines, and the sum of its lines is what
-the book counts.
+For one customer and entitlement a `Book` runs through time once. Happenings go in the order of RULES 2: at one instant
+ends, begins, cuts, payment of debt, then usage by (event source, event id). Each moves units by lines, and the sum of
+its lines is what the book counts.
 
-The same run serves three ways. *Advance*: a happening behind everything settled so far takes one step on the stored book.
-*Settle again*: a happening that lies before the book's position starts a run from nothing over all terms and all usage; the
-difference between its lines and the booked ones, line by line, is what is booked (RULES 3). *Look ahead*: a read runs what is
-due on a book that is never stored. Which of the first two is taken depends on the book alone, never on how events were batched,
-and both end in the same book: settling is a function of terms and usage.
+The same run serves three ways. *Advance*: a happening behind everything settled so far takes one step on the stored
+book. *Settle again*: a happening that lies before the book's position starts a run from nothing over all terms and all
+usage; the difference between its lines and the booked ones, line by line, is what is booked (RULES 3). *Look ahead*: a
+read runs what is due on a book that is never stored. Which of the first two is taken depends on the book alone, never
+on how events were batched, and both end in the same book: settling is a function of terms and usage.
 
-A step that needs the account's history (all grants, usage and booked lines) and has none raises `HistoryNeeded`; the caller loads
-it and decides the customer anew.
+A step that needs the account's history (all grants, usage and booked lines) and has none raises `HistoryNeeded`; the
+caller loads it and decides the customer anew.
 """
 
 from collections import defaultdict
@@ -46,7 +46,7 @@ Place = tuple[datetime, str]
 """Where a happening stands in a run: its instant, then rank and tie as one string."""
 
 
-class HistoryNeeded(Exception):  # noqa: N818 -- control flow inside one room, not an error
+class HistoryNeeded(Exception):
     """The step reaches behind what is loaded; `entitlement` names the account whose history is needed."""
 
     def __init__(self, entitlement: str) -> None:
@@ -77,7 +77,10 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BookedGrant(msgspec.Struct):
-    """A grant while a book is open: like `ledger.Grant`, and changing. `burns` is kept where a run began from nothing."""
+    """A grant while a book is open: like `ledger.Grant`, and changing.
+
+    `burns` is kept where a run began from nothing.
+    """
 
     terms: GrantTerms
     phase: Phase
@@ -116,8 +119,8 @@ def usage_tie(event_source: str, event_id: str) -> str:
 class Book:
     """One customer's account of one entitlement while it is being settled.
 
-    Made from the stored account and its open grants; lives for one decision or one read. `history` is set when the account's
-    whole past was loaded.
+    Made from the stored account and its open grants; lives for one decision or one read. `history` is set when the
+    account's whole past was loaded.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Book:
         self.new_usage: list[UsageFact] = []
         self.new_lines: list[Line] = []
         self.touched: set[UUID] = set()
+        self.place: Place | None
         self._restore(account, grants if history is None else history.grants)
 
     # -- what decisions and pictures read --
@@ -209,7 +213,7 @@ class Book:
         posting: int,
         until: datetime,
     ) -> list[Line]:
-        """The grants named in `before` and `after` have their new terms, and what follows from them up to `until` is booked.
+        """The grants named have their new terms, and what follows from them up to `until` is booked.
 
         `before` and `after` hold only grants whose terms differ; a grant missing in `after` is undone.
         """
@@ -240,7 +244,7 @@ class Book:
         self.overage = account.overage
         self.debt = account.debt
         self.forgiven = account.forgiven
-        self.place: Place | None = None if account.settled_at is None else (account.settled_at, account.settled_tie)
+        self.place = None if account.settled_at is None else (account.settled_at, account.settled_tie)
         self.owed = list(account.owed)
         self.overage_since = list(account.overage_since)
         self.last_end = account.last_end
@@ -341,7 +345,9 @@ class Book:
             )
         )
 
-    def _put_terms(self, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms], posting: int) -> list[Line]:
+    def _put_terms(
+        self, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms], posting: int
+    ) -> list[Line]:
         """Terms and `granted` are set; nothing has happened by them yet. Returns the lines of `granted`."""
         lines: list[Line] = []
         for grant_id in sorted(before.keys() - after.keys(), key=_uuid_bytes):
@@ -422,7 +428,10 @@ class Book:
         return lines
 
     def _cut(self, grant: BookedGrant, cut: Cut) -> list[Line]:
-        """A cut takes what is available; by `full_with_debt` then what expired, then what was used, the latest first."""
+        """A cut takes what is available.
+
+        By `full_with_debt` then what expired, then what was used, the latest first.
+        """
         lines: list[Line] = []
         self.touched.add(grant.terms.grant_id)
         left = cut.units
@@ -513,7 +522,10 @@ class Book:
         return Line(kind, at, grant_id, usage_key, cut_id, units)
 
     def _new_stretch(self, at: datetime) -> None:
-        """A begin or an end starts a new stretch of overage; stretches before every active grant and the last end are dropped."""
+        """A begin or an end starts a new stretch of overage.
+
+        Stretches before every active grant and the last end are dropped.
+        """
         if self.overage_since and self.overage_since[-1][0] == at:
             return
         if self.overage_since and self.overage_since[-1][1] == 0:
@@ -542,7 +554,7 @@ class Book:
             raise HistoryNeeded(self.entitlement.key)
         usage = [*self.history.usage, *self.new_usage]
         run = self._fresh_run()
-        target = run._run_all(usage, until)
+        target = run.run_all(usage, until)
         difference = _difference([*self.history.lines, *self.new_lines], target)
         self._take_over(run)
         return self._booked(difference)
@@ -554,7 +566,8 @@ class Book:
             run.grants[grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
         return run
 
-    def _run_all(self, usage: Sequence[UsageFact], until: datetime) -> list[Line]:
+    def run_all(self, usage: Sequence[UsageFact], until: datetime) -> list[Line]:
+        """Everything up to `until` has happened, on a book that is still empty. Returns all its lines."""
         lines: list[Line] = []
         happenings: list[tuple[Place, BookedGrant | UsageFact]] = [((fact.at, _USE + fact.tie), fact) for fact in usage]
         for grant in self.grants.values():

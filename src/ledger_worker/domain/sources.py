@@ -1,11 +1,11 @@
 """From the facts of one source to the terms of its grants. Terms never depend on usage, nor on the order of arrival.
 
-A source is an order or a subscription. Its state is its facts in their true order (RULES 7), which is all a fold needs: the
-newest fact is appended, a late one is inserted, and `terms` reads them from the first to the last either way. So a repetition or
-another order of the same facts gives the same state and the same terms by construction.
+A source is an order or a subscription. Its state is its facts in their true order (RULES 7), which is all a fold needs:
+the newest fact is appended, a late one is inserted, and `terms` reads them from the first to the last either way. So a
+repetition or another order of the same facts gives the same state and the same terms by construction.
 
-Facts are keyed by the thing they speak of (RULES 8): order + line, refund id, item + period start, cancellation id. Of two facts
-with one key the last in order wins. Effects are absolute for their key.
+Facts are keyed by the thing they speak of (RULES 8): order + line, refund id, item + period start, cancellation id. Of
+two facts with one key the last in order wins. Effects are absolute for their key.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,9 +45,13 @@ class RecordedFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
-    """The folded state of one source: its facts in their true order, each with the instant at which it stands."""
+    """The folded state of one source: its facts in their true order, each with the instant at which it stands.
+
+    `catalogue_version` is the catalogue it was last folded with: what is booked of it are its terms by that version.
+    """
 
     facts: tuple[tuple[datetime, RecordedFact], ...] = ()
+    catalogue_version: int = 0
 
 
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +64,10 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fold(state: SourceState, event: Event, source_key: str, catalogue: Catalogue) -> Folded:
-    """The source after `event`, whose fact is about `source_key`. The same events in any order end in the same state."""
+    """The source after `event`, whose fact is about `source_key`.
+
+    The same events in any order end in the same state.
+    """
     fact = event.fact
     if not isinstance(fact, SourceFact):
         msg = f"event {event.event_id} of {event.event_source} is about no source"
@@ -73,30 +80,34 @@ def fold(state: SourceState, event: Event, source_key: str, catalogue: Catalogue
         source_version=event.source_version,
     )
     known = [placed[1] for placed in state.facts]
-    after = SourceState(facts=_in_order([*known, recorded]))
+    after = SourceState(facts=_in_order([*known, recorded]), catalogue_version=catalogue.version)
+    telling = _telling(after)
     before = terms(state, source_key, catalogue)
-    told = terms(after, source_key, catalogue)
-    outcome = _outcome(known, fact, after, catalogue, changes_terms=told != before)
+    told = _terms(telling, source_key, catalogue, after.catalogue_version)
+    outcome = _outcome(known, fact, telling, catalogue, changes_terms=told != before)
     return Folded(state=after, before=before, terms=told, outcome=outcome)
 
 
 def terms(state: SourceState, source_key: str, catalogue: Catalogue) -> tuple[GrantTerms, ...]:
-    """The terms of every grant the source gives, ordered by grant id."""
-    if source_key.startswith("order/"):
-        given = _order_terms(state, source_key, catalogue)
-    else:
-        given = _subscription_terms(state, source_key, catalogue)
-    return tuple(sorted(given, key=lambda grant: grant.grant_id.bytes))
+    """The terms of every grant the source gives by the catalogue it was folded with, ordered by grant id."""
+    return _terms(_telling(state), source_key, catalogue, state.catalogue_version)
 
 
-def grant_id(source_key: str, line_id: str, sku: str, allowance: str, period_start: datetime | None, segment: str) -> UUID:
-    """The id of a grant (RULES 10): everything it is given for, and neither the event that told it nor the offer's version."""
+def grant_id(
+    source_key: str, line_id: str, sku: str, allowance: str, period_start: datetime | None, segment: str
+) -> UUID:
+    """The id of a grant (RULES 10).
+
+    Everything it is given for, and neither the event that told it nor the offer's version.
+    """
     start = "" if period_start is None else period_start.isoformat(timespec="microseconds")
-    return uuid5(_GRANT_NAMESPACE, "\0".join((source_key, line_id, sku, allowance, start, segment)))
+    return uuid5(_GRANT_NAMESPACE, f"{source_key}\0{line_id}\0{sku}\0{allowance}\0{start}\0{segment}")
 
 
 def refunded_units(granted: int, share: Fraction) -> int:
-    """R of RULES 13, the one place that rounds: what a refunded share takes of `granted`, so that what stays is rounded up.
+    """R of RULES 13, the one place that rounds.
+
+    What a refunded share takes of `granted`, so that what stays is rounded up.
 
     >>> [refunded_units(10, Fraction(n, 3)) for n in (1, 2, 3)]
     [3, 6, 10]
@@ -116,7 +127,7 @@ _RANK = {
 """The kind's place among facts of one instant: begin, change, suspend, lift, cut, end."""
 
 
-# -- order ------------------------------------------------------------------------------------------------------------------
+# -- order ---------------------------------------------------------------------------------------------------
 
 
 def _in_order(facts: Iterable[RecordedFact]) -> tuple[tuple[datetime, RecordedFact], ...]:
@@ -151,11 +162,11 @@ def _version_order(fact: RecordedFact) -> tuple[bool, int, datetime, int, str, s
     )
 
 
-# -- outcome ----------------------------------------------------------------------------------------------------------------
+# -- outcome -------------------------------------------------------------------------------------------------
 
 
 def _outcome(
-    known: Sequence[RecordedFact], fact: SourceFact, after: SourceState, catalogue: Catalogue, *, changes_terms: bool
+    known: Sequence[RecordedFact], fact: SourceFact, after: "_Telling", catalogue: Catalogue, *, changes_terms: bool
 ) -> Outcome:
     keyed = {key: content for earlier in known for key, content in _keyed(earlier.fact)}
     if all(keyed.get(key) == content for key, content in _keyed(fact)):
@@ -191,34 +202,61 @@ def _keyed(fact: SourceFact) -> list[tuple[tuple[object, ...], object]]:
             assert_never(fact)
 
 
-def _waits(fact: SourceFact, after: SourceState) -> bool:
+def _waits(fact: SourceFact, after: "_Telling") -> bool:
     """Whether the fact speaks of something nobody has told yet."""
     if isinstance(fact, PurchaseRefunded):
-        lines = _lines(after)
-        return not lines or any(line.line_id not in lines for line in fact.lines)
+        return not after.lines or any(line.line_id not in after.lines for line in fact.lines)
     if isinstance(fact, SubscriptionRenewed) and not fact.items:
-        return not any(period.start == fact.period_start for periods in _periods(after).values() for period in periods)
+        return not any(period.start == fact.period_start for periods in after.periods.values() for period in periods)
     if isinstance(fact, SubscriptionCancelled):
-        return not _periods(after)
+        return not after.periods
     return False
 
 
-def _skus(fact: SourceFact, after: SourceState) -> list[tuple[str, datetime]]:
+def _skus(fact: SourceFact, after: "_Telling") -> list[tuple[str, datetime]]:
     """The SKUs a fact names, each with the instant its item entered the source."""
     if isinstance(fact, PurchaseCompleted):
-        lines = _lines(after)
-        return [(line.sku, lines[line.line_id].entered_at) for line in fact.lines]
+        return [(line.sku, after.lines[line.line_id].entered_at) for line in fact.lines]
     if isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
         return [
             (period.item.sku, period.entered_at)
-            for periods in _periods(after).values()
+            for periods in after.periods.values()
             for period in periods
             if period.start == fact.period_start
         ]
     return []
 
 
-# -- orders -----------------------------------------------------------------------------------------------------------------
+class _Telling(msgspec.Struct):
+    """What the facts of a source say taken together; of an order the periods are empty, of a subscription the lines."""
+
+    lines: dict[str, "_OrderLine"]
+    refunds: list["_Refunded"]
+    periods: dict[str, list["_Period"]]
+    cancellations: list[tuple[int, datetime]]
+
+
+def _telling(state: SourceState) -> _Telling:
+    lines = _lines(state)
+    cancellations: dict[str, tuple[int, datetime]] = {}
+    for place, (_, recorded) in enumerate(state.facts):
+        if isinstance(recorded.fact, SubscriptionCancelled):
+            cancellations[recorded.fact.cancellation_id] = (place, recorded.fact.effective_at)
+    return _Telling(lines, _refunds(state, lines), _periods(state), list(cancellations.values()))
+
+
+def _terms(telling: _Telling, source_key: str, catalogue: Catalogue, version: int) -> tuple[GrantTerms, ...]:
+    given = _order_terms(telling, source_key, catalogue, version)
+    given += _subscription_terms(telling, source_key, catalogue, version)
+    given.sort(key=_grant_id_bytes)
+    return tuple(given)
+
+
+def _grant_id_bytes(grant: GrantTerms) -> bytes:
+    return grant.grant_id.bytes
+
+
+# -- orders --------------------------------------------------------------------------------------------------
 
 
 class _OrderLine(msgspec.Struct):
@@ -240,11 +278,10 @@ class _Refunded(msgspec.Struct):
     takes_nothing: bool = False
 
 
-def _order_terms(state: SourceState, source_key: str, catalogue: Catalogue) -> list[GrantTerms]:
+def _order_terms(telling: _Telling, source_key: str, catalogue: Catalogue, version: int) -> list[GrantTerms]:
     given = []
-    refunds = _refunds(state)
-    for line_id, line in _lines(state).items():
-        offer = offer_at(catalogue, line.sku, line.entered_at)
+    for line_id, line in telling.lines.items():
+        offer = offer_at(catalogue, line.sku, line.entered_at, version)
         if offer is None:
             continue
         for allowance in offer.allowances:
@@ -264,7 +301,7 @@ def _order_terms(state: SourceState, source_key: str, catalogue: Catalogue) -> l
                 effective_at=line.entered_at,
                 expires_at=expires_at,
             )
-            grant = _refund_grant(grant, line_id, allowance, refunds)
+            grant = _refund_grant(grant, line_id, allowance, telling.refunds)
             if grant.expires_at is None or grant.effective_at < grant.expires_at:
                 given.append(grant)
     return given
@@ -281,9 +318,8 @@ def _lines(state: SourceState) -> dict[str, _OrderLine]:
     return lines
 
 
-def _refunds(state: SourceState) -> list[_Refunded]:
+def _refunds(state: SourceState, lines: dict[str, _OrderLine]) -> list[_Refunded]:
     """What each refund takes of each line, in order; shares are exact and end at one (RULES 13)."""
-    lines = _lines(state)
     last_told: dict[str, tuple[datetime, PurchaseRefunded]] = {}
     for stands_at, recorded in state.facts:
         if isinstance(recorded.fact, PurchaseRefunded):
@@ -306,7 +342,10 @@ def _refunds(state: SourceState) -> list[_Refunded]:
 def _asked_shares(
     fact: PurchaseRefunded, lines: dict[str, _OrderLine], gone: dict[str, Fraction]
 ) -> tuple[dict[str, Fraction], bool]:
-    """The share of each line that one refund asks for, before any cap; and whether it is by amount with nothing left."""
+    """The share of each line that one refund asks for, before any cap.
+
+    And whether it is by amount with nothing left.
+    """
     if fact.lines:
         named = [line for line in fact.lines if line.line_id in lines]
         without_amount = [line for line in named if line.amount is not None and not lines[line.line_id].amount]
@@ -358,8 +397,8 @@ def _remaining_share(units: int, grant: GrantTerms, at: datetime) -> int:
     return units * (remaining // _MICROSECOND) // max(whole // _MICROSECOND, 1)
 
 
-def _refund_outcome(fact: PurchaseRefunded, after: SourceState) -> Outcome:
-    refund = next(refund for refund in _refunds(after) if refund.refund_id == fact.refund_id)
+def _refund_outcome(fact: PurchaseRefunded, after: _Telling) -> Outcome:
+    refund = next(refund for refund in after.refunds if refund.refund_id == fact.refund_id)
     if refund.takes_nothing:
         return Outcome.NOTHING_TO_REFUND
     if refund.exceeds:
@@ -367,7 +406,7 @@ def _refund_outcome(fact: PurchaseRefunded, after: SourceState) -> Outcome:
     return Outcome.APPLIED if any(before != then for before, then in refund.shares.values()) else Outcome.NO_EFFECT
 
 
-# -- subscriptions ----------------------------------------------------------------------------------------------------------
+# -- subscriptions -------------------------------------------------------------------------------------------
 
 
 class _Period(msgspec.Struct):
@@ -411,23 +450,19 @@ def _periods(state: SourceState) -> dict[str, list[_Period]]:
     return by_item
 
 
-def _subscription_terms(state: SourceState, source_key: str, catalogue: Catalogue) -> list[GrantTerms]:
-    cancellations: dict[str, tuple[int, datetime]] = {}
-    for place, (_, recorded) in enumerate(state.facts):
-        if isinstance(recorded.fact, SubscriptionCancelled):
-            cancellations[recorded.fact.cancellation_id] = (place, recorded.fact.effective_at)
-    by_item = _periods(state)
-    starts = sorted({period.start for periods in by_item.values() for period in periods})
+def _subscription_terms(telling: _Telling, source_key: str, catalogue: Catalogue, version: int) -> list[GrantTerms]:
+    last_start = max((period.start for periods in telling.periods.values() for period in periods), default=None)
     given = []
-    for item_id, periods in by_item.items():
+    for item_id, periods in telling.periods.items():
         for place, period in enumerate(periods):
-            follower = periods[place + 1].start if place + 1 < len(periods) else None
-            next_start = next((start for start in starts if start > period.start), None)
-            is_living = next_start is None
-            ends = [at for told_at, at in cancellations.values() if told_at > period.told_at or at > period.start]
-            offer = offer_at(catalogue, period.item.sku, period.entered_at)
+            offer = offer_at(catalogue, period.item.sku, period.entered_at, version)
             if offer is not None:
-                given += _period_grants(period, item_id, offer, source_key, follower, min(ends, default=None), is_living=is_living)
+                follower = periods[place + 1].start if place + 1 < len(periods) else None
+                ends = [at for told_at, at in telling.cancellations if told_at > period.told_at or at > period.start]
+                is_living = period.start == last_start
+                given += _period_grants(
+                    period, item_id, offer, source_key, follower, min(ends, default=None), is_living=is_living
+                )
     return given
 
 
@@ -443,8 +478,9 @@ def _period_grants(
 ) -> list[GrantTerms]:
     """The grants of one period of one item.
 
-    It ends at its end, or where the item's next period starts, if sooner; while nothing renews or ends it, its leeway later
-    (RULES 19). A cancellation ends it at its own instant, also within the leeway; none is left of a period cancelled before it began.
+    It ends at its end, or where the item's next period starts, if sooner; while nothing renews or ends it, its leeway
+    later (RULES 19). A cancellation ends it at its own instant, also within the leeway; none is left of a period
+    cancelled before it began.
     """
     given = []
     period_end = period.end if follower is None else min(period.end, follower)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, text
@@ -48,7 +49,8 @@ ORDER BY customer_id, entitlement
 """)
 
 _READ_OPEN_GRANTS = text("""
-SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held, "grant".used,
+SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held,
+       "grant".used,
        "grant".expired, "grant".revoked, "grant".moved, "grant".terms
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
@@ -56,14 +58,16 @@ WHERE "grant".phase IN ('pending', 'active', 'ending')
 """)
 
 _READ_ALL_GRANTS = text("""
-SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held, "grant".used,
+SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held,
+       "grant".used,
        "grant".expired, "grant".revoked, "grant".moved, "grant".terms
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
 """)
 
 _READ_USAGE = text("""
-SELECT event.customer_id, event.entitlement, event.event_key, event.counted_at, event.units, event.event_source, event.event_id
+SELECT event.customer_id, event.entitlement, event.event_key, event.counted_at, event.units, event.event_source,
+       event.event_id
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
 WHERE event.counted_at IS NOT NULL
@@ -80,17 +84,22 @@ HAVING sum(entry.units) <> 0
 
 _WRITE_ACCOUNTS = text("""
 INSERT INTO account (
-    customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end, level,
+    customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end,
+    level,
     allowance, used, held, next_transition_at
 )
 SELECT booked.*
 FROM unnest(
     CAST(:ids AS text[]), CAST(:entitlements AS text[]), CAST(:usage AS bigint[]), CAST(:used_total AS bigint[]),
-    CAST(:overage AS bigint[]), CAST(:debt AS bigint[]), CAST(:forgiven AS bigint[]), CAST(:settled_at AS timestamptz[]),
-    CAST(:settled_tie AS text[]), CAST(:carried AS bytea[]), CAST(:last_end AS timestamptz[]), CAST(:level AS integer[]),
-    CAST(:allowance AS bigint[]), CAST(:used AS bigint[]), CAST(:held AS bigint[]), CAST(:next_transition_at AS timestamptz[])
+    CAST(:overage AS bigint[]), CAST(:debt AS bigint[]), CAST(:forgiven AS bigint[]),
+    CAST(:settled_at AS timestamptz[]),
+    CAST(:settled_tie AS text[]), CAST(:carried AS bytea[]), CAST(:last_end AS timestamptz[]),
+    CAST(:level AS integer[]),
+    CAST(:allowance AS bigint[]), CAST(:used AS bigint[]), CAST(:held AS bigint[]),
+    CAST(:next_transition_at AS timestamptz[])
 ) AS booked (
-    customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end, level,
+    customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end,
+    level,
     allowance, used, held, next_transition_at
 )
 ORDER BY booked.customer_id COLLATE "C", booked.entitlement COLLATE "C"
@@ -113,7 +122,8 @@ ON CONFLICT (customer_id, entitlement) DO UPDATE SET
 
 _WRITE_GRANTS = text("""
 INSERT INTO "grant" (
-    customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted, available, held,
+    customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted,
+    available, held,
     used, expired, revoked, moved, terms
 )
 SELECT booked.*
@@ -124,7 +134,8 @@ FROM unnest(
     CAST(:held AS bigint[]), CAST(:used AS bigint[]), CAST(:expired AS bigint[]), CAST(:revoked AS bigint[]),
     CAST(:moved AS bigint[]), CAST(:terms AS bytea[])
 ) AS booked (
-    customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted, available, held,
+    customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted,
+    available, held,
     used, expired, revoked, moved, terms
 )
 ORDER BY booked.customer_id COLLATE "C", booked.grant_id
@@ -218,10 +229,14 @@ def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, 
     for row in connection.execute(_READ_ALL_GRANTS, asked).all():
         grant = _grant(row)
         grants[row[0], grant.terms.entitlement].append(grant)
-    for customer_id, entitlement, key, counted_at, units, event_source, event_id in connection.execute(_READ_USAGE, asked).all():
+    for customer_id, entitlement, key, counted_at, units, event_source, event_id in connection.execute(
+        _READ_USAGE, asked
+    ).all():
         fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
         usage[customer_id, entitlement].append(fact)
-    for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(_READ_LINES, asked).all():
+    for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(
+        _READ_LINES, asked
+    ).all():
         lines[customer_id, entitlement].append(Line(Kind(kind), at, grant_id, usage_key, cut_id, units))
     return {
         pair: History(grants=tuple(grants[pair]), usage=tuple(usage[pair]), lines=tuple(lines[pair])) for pair in pairs
@@ -298,17 +313,16 @@ def _asked(pairs: Sequence[Pair]) -> Mapping[str, str]:
     return {"ids": of_texts(pair[0] for pair in pairs), "entitlements": of_texts(pair[1] for pair in pairs)}
 
 
-def _grant(row: Row[tuple[str, str, int, int, int, int, int, int, int, int, bytes]]) -> Grant:
-    _, phase, set_by, granted, available, held, used, expired, revoked, moved, terms = row
+def _grant(row: Row[Any]) -> Grant:
     return Grant(
-        terms=_TERMS.decode(terms),
-        phase=Phase(phase),
-        set_by=set_by,
-        granted=granted,
-        available=available,
-        held=held,
-        used=used,
-        expired=expired,
-        revoked=revoked,
-        moved=moved,
+        terms=_TERMS.decode(row.terms),
+        phase=Phase(row.phase),
+        set_by=row.set_by,
+        granted=row.granted,
+        available=row.available,
+        held=row.held,
+        used=row.used,
+        expired=row.expired,
+        revoked=row.revoked,
+        moved=row.moved,
     )

@@ -1,7 +1,7 @@
 """Columns of a batch as PostgreSQL array literals, to be cast in the statement: `CAST(:ids AS text[])`.
 
-psycopg adapts a list element by element and tries each for quoting by regular expressions, which took a third of the client's time
-of a batch; writing the literal at once takes a tenth of that. The server parses both alike.
+psycopg adapts a list element by element and tries each for quoting by regular expressions, which took a third of the
+client's time of a batch; writing the literal at once takes a tenth of that. The server parses both alike.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,10 @@ def of_texts(values: Iterable[str | None]) -> str:
     return (
         "{"
         + ",".join(
-            ["NULL" if value is None else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values]
+            [
+                "NULL" if value is None else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                for value in values
+            ]
         )
         + "}"
     )

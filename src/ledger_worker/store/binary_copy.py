@@ -16,7 +16,10 @@ def copy_rows(
     columns: Sequence[tuple[LiteralString, LiteralString]],
     rows: Iterable[Sequence[object]],
 ) -> None:
-    """The rows are in the table: `columns` are names with their PostgreSQL types, each row holds their values in that order."""
+    """The rows are in the table.
+
+    `columns` are names with their PostgreSQL types, each row holds their values in that order.
+    """
     session = connection.connection.driver_connection
     if not isinstance(session, Session):
         msg = f"the driver's connection is {type(session).__name__}, expected psycopg's"

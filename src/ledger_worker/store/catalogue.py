@@ -15,9 +15,12 @@ _LOCK = 0x1EDCA7
 _LOCK_SHARED = text("SELECT pg_advisory_xact_lock_shared(:key)")
 _LOCK_EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:key)")
 _LEDGER = text("SELECT timeline, catalogue_version, lanes, usage_kept_days FROM ledger")
-_ENTITLEMENTS = text("SELECT definition, version FROM entitlement WHERE catalogue_version <= :version ORDER BY key, version")
+_ENTITLEMENTS = text(
+    "SELECT definition, version FROM entitlement WHERE catalogue_version <= :version ORDER BY key, version"
+)
 _OFFERS = text(
-    "SELECT definition, version, published_at FROM offer WHERE catalogue_version <= :version ORDER BY sku, version"
+    "SELECT definition, version, published_at, catalogue_version FROM offer "
+    "WHERE catalogue_version <= :version ORDER BY sku, version"
 )
 _INSERT_ENTITLEMENT = text("""
 INSERT INTO entitlement (key, version, definition, published_at, catalogue_version)
@@ -69,9 +72,11 @@ def read(connection: Connection, version: int) -> Catalogue:
         entitlement = msgspec.convert(definition, Entitlement)
         entitlements[entitlement.key] = msgspec.structs.replace(entitlement, version=number)
     offers: dict[str, tuple[Offer, ...]] = {}
-    for definition, number, published_at in connection.execute(_OFFERS, {"version": version}):
+    for definition, number, published_at, published_in in connection.execute(_OFFERS, {"version": version}):
         offer = msgspec.convert(definition, Offer)
-        offer = msgspec.structs.replace(offer, version=number, published_at=published_at)
+        offer = msgspec.structs.replace(
+            offer, version=number, published_at=published_at, catalogue_version=published_in
+        )
         offers[offer.sku] = (*offers.get(offer.sku, ()), offer)
     return Catalogue(version=version, entitlements=entitlements, offers=offers)
 
@@ -79,7 +84,10 @@ def read(connection: Connection, version: int) -> Catalogue:
 def publish(
     connection: Connection, entitlements: Sequence[Entitlement], offers: Sequence[Offer], known: Catalogue
 ) -> int:
-    """These are the newest versions; returns the catalogue's new version. The caller holds the exclusive lock and has checked them."""
+    """These are the newest versions; returns the catalogue's new version.
+
+    The caller holds the exclusive lock and has checked them.
+    """
     version = known.version + 1
     for entitlement in entitlements:
         before = known.entitlements.get(entitlement.key)
@@ -108,12 +116,13 @@ def publish(
 
 def unoffered(connection: Connection) -> int:
     """How many events named a SKU without an offer."""
-    return connection.execute(_UNOFFERED).scalar_one()
+    found: int = connection.execute(_UNOFFERED).scalar_one()
+    return found
 
 
 def _definition(version: Entitlement | Offer) -> str:
     """What a person wrote, without what publishing adds."""
     plain = msgspec.to_builtins(version)
-    for added in ("version", "published_at"):
+    for added in ("version", "published_at", "catalogue_version"):
         plain.pop(added, None)
     return msgspec.json.encode(plain).decode()

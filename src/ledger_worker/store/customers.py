@@ -1,4 +1,7 @@
-"""The lock rows: whoever changes anything of a customer holds its row, taken in key order, from before it reads until it commits."""
+"""The lock rows.
+
+Whoever changes anything of a customer holds its row, taken in key order, from before it reads until it commits.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -29,7 +32,7 @@ FOR UPDATE
 """)
 
 _READ = text("""
-SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked
 FROM customer
 WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)
@@ -63,10 +66,10 @@ def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable
 
 
 def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dict[str, CustomerHead], dict[str, int]]:
-    """Where each customer stands, and the hash of its key; both by customer id. The caller holds the locks."""
+    """Where each customer stands, and the hash of its key; both by customer id. Who decides holds the locks."""
     heads: dict[str, CustomerHead] = {}
     hashes: dict[str, int] = {}
-    for customer_id, key_hash, number, sequence, chain_head, recorded_at in connection.execute(
+    for customer_id, key_hash, number, sequence, chain_head, recorded_at, is_parked in connection.execute(
         _READ, {"ids": of_texts(customer_ids)}
     ).all():
         heads[customer_id] = CustomerHead(
@@ -75,6 +78,7 @@ def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dic
             sequence=sequence,
             chain_head=bytes(chain_head),
             recorded_at=recorded_at,
+            is_parked=is_parked,
         )
         hashes[customer_id] = key_hash
     return heads, hashes
@@ -82,7 +86,8 @@ def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dic
 
 def clock(connection: Connection) -> datetime:
     """The database's clock now, which is after the locks when they are held."""
-    return connection.execute(_CLOCK).scalar_one()
+    now: datetime = connection.execute(_CLOCK).scalar_one()
+    return now
 
 
 def write_heads(connection: Connection, heads: Sequence[CustomerHead]) -> None:

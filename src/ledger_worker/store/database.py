@@ -87,6 +87,7 @@ def engine(
     made = create_engine(
         _psycopg_url(url),
         isolation_level="READ COMMITTED",
+        hide_parameters=True,  # errors are logged, payloads are not
         pool_size=connections_max,
         max_overflow=0,
         use_native_hstore=False,
@@ -246,6 +247,7 @@ def _owner(url: str, application_name: str) -> Iterator[Connection]:
     made = create_engine(
         _psycopg_url(url),
         isolation_level="READ COMMITTED",
+        hide_parameters=True,  # errors are logged, payloads are not
         poolclass=NullPool,
         use_native_hstore=False,
         connect_args={**_CONNECTION, "application_name": application_name},

@@ -1,4 +1,7 @@
-"""The fence: the committed offset of each input partition, moved by compare-and-set in the transaction that applies a batch."""
+"""The fence.
+
+The committed offset of each input partition, moved by compare-and-set in the transaction that applies a batch.
+"""
 
 from collections.abc import Sequence
 
@@ -30,7 +33,8 @@ WHERE input_partition.topic = moved_partition.topic
 _COUNT = text("""
 WITH counted AS (
     SELECT * FROM unnest(
-        CAST(:topics AS text[]), CAST(:partitions AS integer[]), CAST(:records AS bigint[]), CAST(:duplicates AS bigint[]),
+        CAST(:topics AS text[]), CAST(:partitions AS integer[]), CAST(:records AS bigint[]),
+        CAST(:duplicates AS bigint[]),
         CAST(:dead_letters AS bigint[])
     ) AS counted (topic, partition, records, duplicates, dead_letters)
 )

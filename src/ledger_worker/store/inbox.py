@@ -1,7 +1,7 @@
 """The inbox: every event that was applied or kept, once per customer and id.
 
-Looked up and filled while the customer's row is held, so that no other transaction can insert the same key in between; the primary
-key stands behind that. The row is written once, with its outcome.
+Looked up and filled while the customer's row is held, so that no other transaction can insert the same key in between;
+the primary key stands behind that. The row is written once, with its outcome.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,7 +52,9 @@ def find(connection: Connection, asked: Sequence[tuple[str, UUID]]) -> dict[tupl
     """The content hash of each asked (customer as sent, event key) that is in the inbox."""
     if not asked:
         return {}
-    found = connection.execute(_FIND, {"ids": of_texts(one[0] for one in asked), "keys": of_uuids(one[1] for one in asked)}).all()
+    found = connection.execute(
+        _FIND, {"ids": of_texts(one[0] for one in asked), "keys": of_uuids(one[1] for one in asked)}
+    ).all()
     return {(customer_id, key): bytes(content_hash) for customer_id, key, content_hash in found}
 
 

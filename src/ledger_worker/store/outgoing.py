@@ -88,7 +88,10 @@ def append_dead_letters(connection: Connection, rows: Sequence[DeadLetterRow]) -
             connection,
             "outbox",
             _OUTBOX_COLUMNS,
-            ((DEAD_LETTER_LANE, None, None, None, None, row.dead_letter_id, None, None, None, row.failed_at) for row in rows),
+            (
+                (DEAD_LETTER_LANE, None, None, None, None, row.dead_letter_id, None, None, None, row.failed_at)
+                for row in rows
+            ),
         )
 
 

@@ -1,7 +1,7 @@
 """The whole picture of customers, as it is published on the state topic and shown to people.
 
-Computed from what is booked, with everything that is due at the instant asked for passed, booked or not, so that a picture is right
-while no clock runs. Read in the caller's snapshot; nothing is stored.
+Computed from what is booked, with everything that is due at the instant asked for passed, booked or not, so that a
+picture is right while no clock runs. Read in the caller's snapshot; nothing is stored.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def load(
 def books(
     connection: Connection, customer_ids: Sequence[str], catalogue: Catalogue, at: datetime
 ) -> dict[str, list[Book]]:
-    """The books of all accounts of these customers, by customer and entitlement, each having passed what is due at `at`."""
+    """The books of all accounts of these customers, in order of entitlement, with what is due at `at` passed."""
     keys = accounts_store.account_keys(connection, customer_ids)
     accounts = accounts_store.read_accounts(connection, keys, [], at)
     grants = accounts_store.read_open_grants(connection, keys)

@@ -31,7 +31,8 @@ JOIN source ON source.customer_id = asked.customer_id AND source.source_key = as
 _WRITE = text("""
 INSERT INTO source (customer_id, source_key, state)
 SELECT folded.customer_id, folded.source_key, folded.state
-FROM unnest(CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:states AS bytea[])) AS folded (customer_id, source_key, state)
+FROM unnest(CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:states AS bytea[])) AS folded (customer_id,
+    source_key, state)
 ORDER BY folded.customer_id COLLATE "C", folded.source_key COLLATE "C"
 ON CONFLICT (customer_id, source_key) DO UPDATE SET state = EXCLUDED.state
 """)
@@ -41,13 +42,17 @@ def read_owners(connection: Connection, source_keys: Sequence[str]) -> dict[str,
     """The owner of each of these sources that has one."""
     if not source_keys:
         return {}
-    return {key: customer_id for key, customer_id in connection.execute(_OWNERS, {"keys": of_texts(source_keys)}).all()}
+    found = connection.execute(_OWNERS, {"keys": of_texts(source_keys)}).all()
+    return {row.source_key: row.customer_id for row in found}
 
 
 def claim(connection: Connection, first_told: Mapping[str, str]) -> None:
-    """Each source without an owner belongs to the customer it was first told of; a claim that comes second changes nothing.
+    """Each source without an owner belongs to the customer it was first told of.
 
-    Waits for a concurrent claim of the same source; customers are locked before, sources in key order, so nobody waits in a circle.
+    A claim that comes second changes nothing.
+
+    Waits for a concurrent claim of the same source; customers are locked before, sources in key order, so nobody waits
+    in a circle.
     """
     if first_told:
         connection.execute(_CLAIM, {"keys": of_texts(first_told), "ids": of_texts(first_told.values())})
@@ -57,7 +62,9 @@ def read_states(connection: Connection, asked: Sequence[tuple[str, str]]) -> dic
     """The folded state of each asked (customer, source key) that is known."""
     if not asked:
         return {}
-    found = connection.execute(_STATES, {"ids": of_texts(one[0] for one in asked), "keys": of_texts(one[1] for one in asked)}).all()
+    found = connection.execute(
+        _STATES, {"ids": of_texts(one[0] for one in asked), "keys": of_texts(one[1] for one in asked)}
+    ).all()
     return {(customer_id, key): _STATE.decode(state) for customer_id, key, state in found}
 
 

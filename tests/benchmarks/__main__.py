@@ -1,0 +1,247 @@
+"""`make bench`: the figures, medians of several rounds, each round checked before it counts.
+
+Three figures per round, on databases of their own: applying alone (no Kafka, events as values), the floor under it
+(`floor`), and end to end (records in Kafka to committed ledger to published changes, with the worker process as it runs
+in service).
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import text
+
+from ledger_worker.apply import Applied, Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.domain.events import Event
+from ledger_worker.local import cluster as local_cluster
+from ledger_worker.local.cluster import Cluster
+from ledger_worker.local.tuning import DURABLE
+from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
+from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.store.database import engine, migrate
+from tests.benchmarks import end_to_end, floor
+from tests.benchmarks.processes import CpuMeter
+from tests.benchmarks.workload import ENTITLEMENTS, OFFERS, Workload, events
+from tests.shared_cluster import drop_database, make_database
+
+_BATCH_EVENTS = 1_000
+_WARM_UP = 5
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round's figures.
+
+    Events per second, CPU seconds per 100,000 events by process, seconds per 100,000 events by stage.
+    """
+
+    apply_rate: float
+    floor_rate: float
+    end_to_end_rate: float | None
+    apply_cpu: dict[str, float]
+    end_to_end_cpu: dict[str, float]
+    stages: dict[str, float]
+    rows_per_event: float
+
+
+def main() -> int:
+    """Runs the rounds and prints the table; 0 when every round's ledger was right."""
+    arguments = _arguments()
+    folder = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
+    print(f"# {_machine()}", flush=True)
+    try:
+        started = local_cluster.start(folder / "cluster", DURABLE)
+        rounds = []
+        for number in range(1, arguments.rounds + 1):
+            measured = _round(started, number, arguments.events, with_kafka=not arguments.without_kafka)
+            print(f"round {number}: {_line(measured)}", flush=True)
+            rounds.append(measured)
+        report = _report(rounds, arguments.events)
+        print(report)
+        if arguments.write:
+            Path(arguments.write).write_text(report, encoding="utf-8")
+    finally:
+        local_cluster.delete(folder / "cluster")
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--events", type=int, default=60_000)
+    parser.add_argument("--without-kafka", action="store_true", help="leave out the end-to-end figure")
+    parser.add_argument("--write", help="write the report to this file too")
+    return parser.parse_args()
+
+
+def _round(cluster: Cluster, number: int, count: int, *, with_kafka: bool) -> Round:
+    told = list(
+        events(
+            Workload(
+                events=count,
+                customers=max(count // 5, 1),
+                starts_at=datetime.now(UTC) - timedelta(days=2),
+                seed=number,
+            )
+        )
+    )
+    apply_url = make_database(cluster, f"bench_apply_{number}")
+    floor_url = make_database(cluster, f"bench_floor_{number}")
+    for url in (apply_url, floor_url):
+        migrate(url)
+    apply_rate, apply_cpu, stages, made = _apply_alone(cluster, apply_url, told)
+    end_to_end.check_ledger(apply_url)
+    columns, batches = floor.rows_of(apply_url, made)
+    rows = sum(len(found) for batch in batches for found in batch.rows.values()) + sum(
+        len(b.customers) for b in batches
+    )
+    _checkpoint(cluster)
+    floor_rate = sum(len(batch.rows["event"]) for batch in batches) / floor.write(floor_url, columns, batches)
+    end_to_end_rate: float | None = None
+    end_to_end_cpu: dict[str, float] = {}
+    if with_kafka:
+        end_url = make_database(cluster, f"bench_end_{number}")
+        migrate(end_url)
+        _publish(end_url)
+        _checkpoint(cluster)
+        end_to_end_rate, end_to_end_cpu = end_to_end.measure(cluster, end_url, told, f"bench{number}")
+        end_to_end.check_ledger(end_url)
+        drop_database(cluster, f"bench_end_{number}")
+    drop_database(cluster, f"bench_apply_{number}")
+    drop_database(cluster, f"bench_floor_{number}")
+    return Round(
+        apply_rate=apply_rate,
+        floor_rate=floor_rate,
+        end_to_end_rate=end_to_end_rate,
+        apply_cpu=apply_cpu,
+        end_to_end_cpu=end_to_end_cpu,
+        stages=stages,
+        rows_per_event=rows / count,
+    )
+
+
+def _apply_alone(
+    cluster: Cluster, url: str, told: Sequence[Event]
+) -> tuple[float, dict[str, float], dict[str, float], list[list[tuple[str, int, int]]]]:
+    """Events as values through `apply_batch`; what each batch posted is noted between batches, outside the time."""
+    _publish(url)
+    _checkpoint(cluster)
+    ledger = engine(url)
+    registry = CollectorRegistry()
+    stages = Stages(Metrics(registry))
+    catalogues = Catalogues()
+    meter = CpuMeter({"worker": os.getpid()}, {"postgres": cluster.postgres_pid})
+    seconds = 0.0
+    made = []
+    before: dict[str, int] = {}
+    for start in range(0, len(told), _BATCH_EVENTS):
+        batch = Batch(deliveries=tuple(Delivery(event=event) for event in told[start : start + _BATCH_EVENTS]))
+        meter.resume()
+        stages.begin()
+        began_at = time.perf_counter()
+        applied = apply_batch(ledger, batch, catalogues, stages)
+        seconds += time.perf_counter() - began_at
+        meter.pause()
+        _require_all_applied(applied, len(batch.deliveries))
+        with ledger.connect() as connection:
+            ids = sorted({delivery.event.customer_id for delivery in batch.deliveries})
+            heads = connection.execute(
+                text("SELECT customer_id, posting_number FROM customer WHERE customer_id = ANY(:ids)"), {"ids": ids}
+            ).all()
+        made.append([(one, before.get(one, 0) + 1, number) for one, number in heads if number > before.get(one, 0)])
+        before.update((one, number) for one, number in heads)
+    ledger.dispose()
+    per_100k = 100_000 / len(told)
+    by_stage = {
+        sample.labels["stage"]: sample.value * per_100k
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "ledger_stage_seconds_sum" and sample.value
+    }
+    return len(told) / seconds, meter.seconds(per_100k), {s: by_stage[s] for s in Stage if s in by_stage}, made
+
+
+def _require_all_applied(applied: Applied, expected: int) -> None:
+    if sum(applied.outcomes.values()) != expected or applied.dead_letters:
+        msg = f"{expected} events became {dict(applied.outcomes)} and {dict(applied.dead_letters)}"
+        raise RuntimeError(msg)
+
+
+def _publish(url: str) -> None:
+    ledger = engine(url)
+    with ledger.begin() as connection:
+        catalogue_store.lock_exclusive(connection)
+        known = catalogue_store.read(connection, catalogue_store.read_ledger(connection).catalogue_version)
+        catalogue_store.publish(connection, ENTITLEMENTS, OFFERS, known)
+    ledger.dispose()
+
+
+def _checkpoint(cluster: Cluster) -> None:
+    owner = engine(cluster.database_url, role=None)
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CHECKPOINT"))
+    owner.dispose()
+
+
+def _line(measured: Round) -> str:
+    end = "" if measured.end_to_end_rate is None else f", end to end {measured.end_to_end_rate:,.0f}/s"
+    return (
+        f"apply {measured.apply_rate:,.0f}/s, floor {measured.floor_rate:,.0f}/s "
+        f"(ratio {measured.apply_rate / measured.floor_rate:.2f}){end}"
+    )
+
+
+def _report(rounds: Sequence[Round], count: int) -> str:
+    def median(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    lines = [
+        "# First figures",
+        "",
+        f"Machine: {_machine()}. Medians of {len(rounds)} rounds of {count:,} events, batches of {_BATCH_EVENTS:,},",
+        f"{median([r.rows_per_event for r in rounds]):.1f} rows written an event, fsync on. Made by `make bench`; each",
+        "round's ledger was verified before it counted.",
+        "",
+        "| figure | events/s |",
+        "|---|---:|",
+        f"| floor: the same rows by bare SQL, one client | {median([r.floor_rate for r in rounds]):,.0f} |",
+        f"| apply alone, one process | {median([r.apply_rate for r in rounds]):,.0f} |",
+        f"| apply / floor | {median([r.apply_rate / r.floor_rate for r in rounds]):.2f} |",
+    ]
+    ends = [r.end_to_end_rate for r in rounds if r.end_to_end_rate is not None]
+    if ends:
+        lines.append(f"| end to end: Kafka to ledger to Kafka, one worker process | {median(ends):,.0f} |")
+    lines += ["", "CPU seconds per 100,000 events, by process:", "", "| run | process | seconds |", "|---|---|---:|"]
+    for name, cpus in (
+        ("apply alone", [r.apply_cpu for r in rounds]),
+        ("end to end", [r.end_to_end_cpu for r in rounds]),
+    ):
+        lines += [f"| {name} | {who} | {median([cpu[who] for cpu in cpus]):.2f} |" for who in cpus[0]]
+    lines += ["", "Seconds per 100,000 events by stage, apply alone:", "", "| until | seconds |", "|---|---:|"]
+    lines += [f"| {stage} | {median([r.stages[stage] for r in rounds]):.2f} |" for stage in rounds[0].stages]
+    return "\n".join(lines) + "\n"
+
+
+def _machine() -> str:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return f"{os.cpu_count()} x {model}, Python {platform.python_version()}, {platform.system()} {platform.release()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""End to end.
+
+Records wait in Kafka, a worker process is started as in service, and the clock runs until all is published.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import Producer
+from sqlalchemy import Engine, text
+
+from ledger_worker.domain.events import Event
+from ledger_worker.local.cluster import Cluster
+from ledger_worker.store.database import engine
+from ledger_worker.wire.encode import encode_event, family_of
+from tests.benchmarks.processes import CpuMeter
+
+__all__ = ["check_ledger", "measure"]
+
+_SECONDS_MAX = 600.0
+
+
+def measure(cluster: Cluster, url: str, told: Sequence[Event], prefix: str) -> tuple[float, dict[str, float]]:
+    """Events per second from the first batch until the last change is published, and CPU seconds per 100,000 events."""
+    environment = {
+        **os.environ,
+        "LEDGER_DATABASE_URL": url,
+        "LEDGER_KAFKA_BOOTSTRAP": cluster.kafka_bootstrap,
+        "LEDGER_CONSUMER_GROUP": prefix,
+        "LEDGER_START": "earliest",
+        "LEDGER_LOG_LEVEL": "WARNING",
+        **{f"LEDGER_TOPIC_{name.upper()}": f"{prefix}.{name}" for name in _TOPICS},
+    }
+    command = [sys.executable, "-m", "ledger_worker.cli"]
+    subprocess.run([*command, "topics", "create"], env=environment, check=True, capture_output=True)
+    _produce(cluster, told, prefix)
+    ledger = engine(url)
+    with subprocess.Popen([*command, "run"], env=environment) as worker:
+        try:
+            meter = CpuMeter(
+                {"worker and relay": worker.pid, "broker": cluster.kafka_pid}, {"postgres": cluster.postgres_pid}
+            )
+            _wait(ledger, worker, 1)
+            started_at = time.perf_counter()
+            meter.resume()
+            already = _records(ledger)
+            _wait(ledger, worker, len(told))
+            while _waiting(ledger):
+                _require_running(worker)
+                time.sleep(0.02)
+            seconds = time.perf_counter() - started_at
+            meter.pause()
+        finally:
+            worker.terminate()
+    ledger.dispose()
+    return (len(told) - already) / seconds, meter.seconds(100_000 / (len(told) - already))
+
+
+def check_ledger(url: str) -> None:
+    """Raises RuntimeError when `verify` finds anything wrong: a fast run that loses an event scores nothing."""
+    found = subprocess.run(
+        [sys.executable, "-m", "ledger_worker.cli", "ledger", "verify", "--json"],
+        env={**os.environ, "LEDGER_DATABASE_URL": url, "LEDGER_KAFKA_BOOTSTRAP": "unused:9092"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if found.returncode:
+        msg = f"the ledger is not right: {found.stdout}{found.stderr}"
+        raise RuntimeError(msg)
+
+
+_TOPICS = ("purchases", "subscriptions", "usage", "changes", "state", "dead_letters")
+
+
+def _produce(cluster: Cluster, told: Sequence[Event], prefix: str) -> None:
+    producer = Producer(
+        {"bootstrap.servers": cluster.kafka_bootstrap, "partitioner": "murmur2_random", "linger.ms": 20}
+    )
+    for event in told:
+        producer.produce(
+            f"{prefix}.{family_of(event).value}", key=event.customer_id.encode(), value=encode_event(event)
+        )
+        producer.poll(0)
+    producer.flush()
+
+
+def _wait(ledger: Engine, worker: subprocess.Popen[bytes], records: int) -> None:
+    until = time.monotonic() + _SECONDS_MAX
+    while _records(ledger) < records:
+        _require_running(worker)
+        if time.monotonic() > until:
+            msg = f"{_records(ledger)} of {records} records were applied after {_SECONDS_MAX} s"
+            raise RuntimeError(msg)
+        time.sleep(0.02)
+
+
+def _records(ledger: Engine) -> int:
+    with ledger.connect() as connection:
+        return int(connection.execute(text("SELECT coalesce(sum(records), 0) FROM input_partition")).scalar_one())
+
+
+def _waiting(ledger: Engine) -> bool:
+    with ledger.connect() as connection:
+        return bool(connection.execute(text("SELECT EXISTS (SELECT FROM outbox)")).scalar_one())
+
+
+def _require_running(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is not None:
+        msg = f"the worker stopped with status {worker.returncode}"
+        raise RuntimeError(msg)
