@@ -150,9 +150,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     grace_seconds: Annotated[
         _Seconds, Meta(description="How long the process may take to stop after SIGTERM or SIGINT.")
     ] = 25.0
-    inbox_retention_days: Annotated[
-        int, Meta(ge=1, le=36_500, description="How long the keys of usage are kept; older usage is a dead letter.")
-    ] = 400
 
     schema_registry_url: Annotated[
         str,
@@ -296,6 +293,9 @@ def _as_options(table: object) -> object:
 
 def _converted(setting: Setting, name: str, sent: object) -> Any:  # noqa: ANN401 - of the field's own type
     annotation = get_type_hints(Settings, include_extras=True)[setting.field]
+    kind = get_args(annotation)[0]
+    if isinstance(kind, type) and issubclass(kind, StrEnum) and isinstance(sent, str):
+        sent = sent.lower()
     try:
         return msgspec.convert(sent, annotation, strict=False)
     except msgspec.ValidationError:
@@ -315,8 +315,9 @@ def _check_together(settings: Settings) -> None:
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else "; docs/reference/settings.md lists them all"
+    by_rest = {each.removeprefix(PREFIX): each for each in known}
+    found = difflib.get_close_matches(name.removeprefix(PREFIX), by_rest, n=1, cutoff=0.6)
+    return f"; did you mean {by_rest[found[0]]}?" if found else "; docs/reference/settings.md lists them all"
 
 
 def _variable(field: str) -> str:

@@ -44,12 +44,12 @@ class Health:
         """The database answered just now."""
         self._database_answered_at = time.monotonic()
 
-    def waits(self, loop: str, what: str | None) -> None:
-        """The loop cannot work before `what`; None: it can."""
+    def waits(self, who: str, what: str | None) -> None:
+        """Whoever it is (a loop, a batch, a claim) waits because of `what`; None: not any more."""
         if what is None:
-            self._waits_for.pop(loop, None)
+            self._waits_for.pop(who, None)
         else:
-            self._waits_for[loop] = what
+            self._waits_for[who] = what
 
     def why_dead(self) -> list[str]:
         """The loops that stand still; empty when alive."""
@@ -62,7 +62,7 @@ class Health:
 
     def why_not_ready(self) -> list[str]:
         """What is missing; empty when ready."""
-        missing = [f"{loop} waits: {what}" for loop, what in sorted(self._waits_for.copy().items())]
+        missing = [f"{who} waits: {what}" for who, what in sorted(self._waits_for.copy().items())]
         if not self._turns:
             missing.append("no loop has turned yet")
         answered = self._database_answered_at

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.errors import ConfigurationError
 
-__all__ = ["Position", "claim", "introduce", "read"]
+__all__ = ["Position", "claim", "introduce", "made_again", "read"]
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def introduce(
     known = conn.execute(_TOPIC_IDS, {"topic": topic}).scalars().all()
     for other in known:
         if other != topic_id:
-            raise _made_again(topic, topic_id, other)
+            raise made_again(topic, topic_id, other)
     offsets = lows if known else starts
     conn.execute(
         _INTRODUCE,
@@ -113,10 +113,11 @@ def claim(conn: Connection, topic: str, partition: int, topic_id: str, owner: st
     known = conn.execute(_TOPIC_ID, {"topic": topic, "partition": partition}).scalar_one_or_none()
     if known is None:
         raise LookupError(f"partition {topic}/{partition} has no row")
-    raise _made_again(topic, topic_id, known)
+    raise made_again(topic, topic_id, known)
 
 
-def _made_again(topic: str, topic_id: str, known: str) -> ConfigurationError:
+def made_again(topic: str, topic_id: str, known: str) -> ConfigurationError:
+    """The error for a topic that is not the one we have read so far."""
     return ConfigurationError(
         f"topic {topic} has the id {topic_id}, but the ledger has read a topic of that name with the id {known}: it "
         "was deleted and made again, so its offsets mean other records. Once nothing of the old topic is missing, the "

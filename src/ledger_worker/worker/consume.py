@@ -1,0 +1,761 @@
+"""The loop that takes records from Kafka and applies them, a transaction a batch.
+
+One thread, and nobody else touches the consumer. What the database says is the truth: where a partition goes on comes
+from its row, and Kafka is told offsets only as a hint for tools that watch the lag.
+
+**Claims.** A partition that is assigned is paused at once. Outside the callback, its row is claimed
+(`store.partitions`), then the consumer seeks to the row's offset and resumes. From then on a predecessor that still
+believes it owns the partition writes nothing: its next batch is fenced. When a batch of ours is fenced, another worker
+has claimed one of its partitions. The batch is dropped, and what is still assigned to us is claimed again, each time
+after a longer wait, so that two workers that both believe they own a partition do not keep taking it from each other.
+
+**A lost answer to COMMIT** leaves open whether the batch was applied. It is tried again like after any outage. If it
+was applied, the compare-and-set fails, and the rows show our epoch at exactly the batch's end: then it is done.
+
+**An outage** keeps the batch in memory and pauses every partition; polling goes on, so that the group does not think us
+dead, and the batch is tried again with back-off. Nothing becomes a dead letter because something was away.
+
+**A rebalance** happens inside a poll, never inside a transaction. A batch that waits loses the records of partitions
+that are revoked or lost; whoever gets these reads them again from where the row stands.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import msgspec
+import structlog
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined]  # public, but not marked so
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ledger_worker.apply import Applied, Batch, Delivery, Move, Rejected
+from ledger_worker.config import GroupProtocol, Start
+from ledger_worker.domain.outcomes import DeadLetterReason
+from ledger_worker.errors import BadBytesError, BrokenInvariantError, ConfigurationError, FencedError, UnavailableError
+from ledger_worker.kafka.client import admin_client, explained, group_consumer, is_without_consumer_protocol
+from ledger_worker.kafka.positions import ask_topics, find_topics, found_topics, watermarks
+from ledger_worker.metrics import Stage, Stages
+from ledger_worker.store import partitions
+from ledger_worker.store.partitions import Position
+from ledger_worker.wire.decode import decode
+from ledger_worker.wire.headers import traceparent_of
+from ledger_worker.wire.record import Record
+from ledger_worker.wire.schemas import TopicFamily
+from ledger_worker.worker.culprit import shortest_failing
+from ledger_worker.worker.faults import Backoff, Fault, fault_of, sqlstate_class, sqlstate_of
+from ledger_worker.worker.shared import Shared
+
+__all__ = ["Transactions", "run_consume"]
+
+Place = tuple[str, int]
+"""A partition: topic and number."""
+
+_LOOP = "consume"
+_BATCH = "a batch"
+_CLAIMS = "claims"
+_POLL_SECONDS = 0.1
+"""How long a poll waits when nothing comes: how late a stop or a new claim is noticed at most."""
+_BATCH_RECORDS_MIN = 50
+_HINT_SECONDS = 5.0
+_WATCH_SECONDS = 5.0
+_GAUGE_SECONDS = 1.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Transactions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch is applied: `apply` commits it, `rehearse` does the same and rolls it back."""
+
+    apply: Callable[[Batch], Applied]
+    rehearse: Callable[[Batch], Applied]
+
+
+def run_consume(shared: Shared, stages: Stages, transactions: Transactions) -> None:
+    """Everything that comes is applied until `shared.stop` is set; then the group is left.
+
+    Raises ConfigurationError, BrokenInvariantError, or whatever is a bug: the process stops then, nothing half done.
+    """
+    try:
+        _Loop(shared, stages, transactions, shared.settings.group_protocol).run()
+    except _WithoutConsumerProtocolError:
+        structlog.get_logger().info("group_protocol_chosen", protocol=GroupProtocol.CLASSIC)
+        _Loop(shared, stages, transactions, GroupProtocol.CLASSIC).run()
+
+
+class _WithoutConsumerProtocolError(Exception):
+    """The brokers do not have the consumer protocol, and the settings leave the choice to us."""
+
+
+class _Pending:
+    """A batch on its way: the records as they came, and what they were decoded to once that was possible."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+        self.batch: Batch | None = None
+        self.attempts = 0
+        self.retry_at = 0.0
+
+    def without(self, places: set[Place]) -> "_Pending | None":
+        """What is left when these partitions are gone; None when nothing is."""
+        kept = [record for record in self.records if (record.topic, record.partition) not in places]
+        if not kept:
+            return None
+        left = _Pending(kept)
+        left.attempts, left.retry_at = self.attempts, self.retry_at
+        return left
+
+
+class _Loop:
+    """One membership of the group, from subscribing to leaving."""
+
+    def __init__(self, shared: Shared, stages: Stages, transactions: Transactions, protocol: GroupProtocol) -> None:
+        settings = shared.settings
+        self._shared = shared
+        self._settings = settings
+        self._metrics = shared.metrics
+        self._stages = stages
+        self._transactions = transactions
+        self._protocol = protocol
+        self._log = structlog.get_logger()
+        self._owner = f"{socket.gethostname()}/{os.getpid()}"
+        self._families = {
+            settings.topic_purchases: TopicFamily.PURCHASES,
+            settings.topic_subscriptions: TopicFamily.SUBSCRIPTIONS,
+            settings.topic_usage: TopicFamily.USAGE,
+        }
+        self._consumer = group_consumer(settings.broker, settings.consumer_group, protocol)
+        self._admin = admin_client(settings.broker)
+        # What is assigned to us; None until it is claimed.
+        self._assigned: dict[Place, Position | None] = {}
+        # What the consumer fetches now: claimed, not halted, and no batch waits.
+        self._running: set[Place] = set()
+        self._was_assigned = False
+        self._pending: _Pending | None = None
+        self._batch_max = settings.batch_events_max
+        self._claim_at = 0.0
+        self._claim_backoff = Backoff()
+        self._fence_backoff = Backoff(longest_seconds=10.0)
+        self._batch_backoff = Backoff()
+        self._hinted: dict[Place, int] = {}
+        self._last_record_at: dict[Place, datetime] = {}
+        self._asked_topics: Mapping[str, Future[TopicDescription]] = {}
+        self._next_hint = self._next_watch = self._next_gauges = 0.0
+        self._polled_at = time.monotonic()
+
+    def run(self) -> None:
+        """Turns until it is told to stop, then leaves the group."""
+        self._consumer.subscribe(
+            list(self._settings.input_topics),
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+        try:
+            while not self._shared.stop.is_set():
+                self._turn()
+        finally:
+            self._shared.health.ended(_LOOP)
+            self._hint()
+            self._consumer.close()
+
+    def _turn(self) -> None:
+        self._shared.health.turned(_LOOP)
+        self._claim()
+        self._steer()
+        if self._pending is None:
+            records = self._take()
+            if records:
+                self._pending = _Pending(records)
+        else:
+            self._poll_while_waiting(self._pending)
+        if self._pending is not None and time.monotonic() >= self._pending.retry_at:
+            self._try(self._pending)
+        self._now_and_then()
+
+    # -- taking records ------------------------------------------------------------------------------------------------
+
+    def _take(self) -> list[Record]:
+        """What has come, at most one batch: one record alone is taken at once, a stream for the linger time."""
+        first = self._poll(_POLL_SECONDS)
+        if first is None:
+            return []
+        self._stages.begin()
+        messages = [first]
+        until = time.monotonic() + self._settings.linger_seconds
+        while len(messages) < self._batch_max:
+            # Not with a timeout: that would wait for the whole number, and make the first record as late.
+            more = self._consumer.consume(self._batch_max - len(messages), 0)
+            messages += more
+            if not more or time.monotonic() >= until:
+                break
+        records = self._ours(messages)
+        self._stages.reached(Stage.POLLED)
+        return records
+
+    def _poll_while_waiting(self, pending: _Pending) -> None:
+        """The membership is kept up. Every partition is paused, so what still comes is fetched again later."""
+        left = pending.retry_at - time.monotonic()
+        message = self._poll(min(max(left, 0.0), _POLL_SECONDS))
+        if message is not None and message.error() is not None:
+            self._on_error(message)
+
+    def _poll(self, seconds: float) -> Message | None:
+        now = time.monotonic()
+        self._metrics.poll_gap_seconds.observe(now - self._polled_at)
+        self._polled_at = now
+        return self._consumer.poll(seconds)
+
+    def _ours(self, messages: Iterable[Message]) -> list[Record]:
+        """The records that come next in partitions that we have claimed; everything else is dropped."""
+        reached: dict[Place, int] = {}
+        records = []
+        for message in messages:
+            if message.error() is not None:
+                self._on_error(message)
+                continue
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            if topic is None or partition is None or offset is None:
+                continue
+            place = (topic, partition)
+            position = self._assigned.get(place)
+            if position is None or place not in self._running or offset < reached.get(place, position.next_offset):
+                self._metrics.dropped.labels(topic=topic).inc()
+                continue
+            reached[place] = offset + 1
+            records.append(_record(message, topic, partition, offset))
+        return records
+
+    def _on_error(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            return
+        is_first = not self._was_assigned and self._settings.group_protocol is GroupProtocol.AUTO
+        if is_first and self._protocol is GroupProtocol.AUTO and is_without_consumer_protocol(error):
+            raise _WithoutConsumerProtocolError
+        partition = message.partition()
+        place = (message.topic() or "", -1 if partition is None else partition)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the library's name for its own error
+            self._on_missing_offset(place)
+            return
+        ours = explained(error, f"the consumer of group {self._settings.consumer_group}")
+        if isinstance(ours, ConfigurationError) or error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
+            raise ours
+        self._log.warning("kafka_error", error=error.str(), code=error.name(), topic=place[0], partition=place[1])
+
+    def _on_missing_offset(self, place: Place) -> None:
+        """The broker has no record at the offset that was asked for; that must never be skipped in silence."""
+        position = self._assigned.get(place)
+        if position is None or place not in self._running:
+            return  # of the time before it was claimed
+        try:
+            known = watermarks(self._admin, [place])[place]
+        except UnavailableError:
+            self._running.discard(place)  # seek once more, and ask again
+            return
+        if known.low <= position.next_offset <= known.high:
+            self._running.discard(place)  # the answer was about another offset: seek once more
+            return
+        raise ConfigurationError(
+            f"partition {place[0]}/{place[1]} goes on at offset {position.next_offset}, but the topic has offsets from "
+            f"{known.low} to {known.high}: records were deleted before they were applied, or the topic lost its end. "
+            "Nothing is skipped: restore the records, or the owner of the schema sets next_offset in input_partition"
+        )
+
+    # -- applying ------------------------------------------------------------------------------------------------------
+
+    def _try(self, pending: _Pending) -> None:
+        """The batch is applied or dropped, or waits for its next attempt."""
+        pending.attempts += 1
+        started = time.perf_counter()
+        try:
+            if pending.batch is None:
+                pending.batch = self._decoded(pending.records)
+                self._stages.reached(Stage.DECODED)
+            applied = self._apply(pending, pending.batch)
+            seconds = time.perf_counter() - started
+            self._on_applied(pending, pending.batch, applied, seconds)
+        except FencedError as error:
+            self._try_after_fence(pending, error)
+        except (UnavailableError, PoolTimeoutError) as error:
+            self._wait(pending, str(error))
+        except DBAPIError as error:
+            self._wait_or_raise(pending, error)
+
+    def _decoded(self, records: Sequence[Record]) -> Batch:
+        """Raises UnavailableError when the schema registry is needed and away."""
+        moves: dict[Place, Move] = {}
+        deliveries, rejected = [], []
+        for record in records:
+            place = (record.topic, record.partition)
+            position = self._assigned[place]
+            if position is None:
+                continue  # cannot be: a partition that is not claimed has no record here
+            begun = moves.get(place)
+            moves[place] = Move(
+                topic=record.topic,
+                partition=record.partition,
+                topic_id=position.topic_id,
+                owner_epoch=position.owner_epoch,
+                from_offset=position.next_offset if begun is None else begun.from_offset,
+                to_offset=record.offset + 1,
+            )
+            try:
+                event = decode(self._families[record.topic], record.value, self._shared.registry)
+            except BadBytesError as bad:
+                rejected.append(
+                    Rejected(
+                        record=record,
+                        topic_id=position.topic_id,
+                        reason=DeadLetterReason(bad.reason),
+                        message=str(bad),
+                    )
+                )
+                continue
+            deliveries.append(Delivery(event=event, record=record, traceparent=traceparent_of(record.headers)))
+        return Batch(moves=tuple(moves.values()), deliveries=tuple(deliveries), rejected=tuple(rejected))
+
+    def _apply(self, pending: _Pending, batch: Batch) -> Applied:
+        """Applies the batch, with what PostgreSQL cannot take turned into dead letters. Raises what else goes wrong."""
+        passes = 0
+        while True:
+            try:
+                return self._transactions.apply(batch)
+            except DBAPIError as error:
+                match fault_of(error):
+                    case Fault.EVENT:
+                        passes = self._culprit(batch, Fault.EVENT, error, passes)
+                        batch = pending.batch = _without(batch, passes, error)
+                    case Fault.INVARIANT:
+                        raise self._named(batch, error) from error
+                    case Fault.OUTAGE | Fault.OURS:
+                        raise
+
+    def _culprit(self, batch: Batch, fault: Fault, error: DBAPIError, passes: int = 0) -> int:
+        """The place of the event whose fault it is. Raises BrokenInvariantError when no event is to blame."""
+
+        def fails(length: int) -> bool:
+            self._metrics.rehearsals.inc()
+            self._shared.health.turned(_LOOP)
+            try:
+                self._transactions.rehearse(msgspec.structs.replace(batch, deliveries=batch.deliveries[:length]))
+            except DBAPIError as again:
+                if fault_of(again) is fault:
+                    return True
+                raise
+            return False
+
+        found = shortest_failing(len(batch.deliveries), fails, passes=passes) if batch.deliveries else None
+        if found is None:
+            raise BrokenInvariantError(
+                f"the batch of {_span(batch)} fails with SQLSTATE {sqlstate_of(error)}, whichever events it holds"
+            ) from error
+        return found - 1
+
+    def _named(self, batch: Batch, error: DBAPIError) -> BrokenInvariantError:
+        """The same error with the customer and the event that it is about."""
+        delivery = batch.deliveries[self._culprit(batch, Fault.INVARIANT, error)]
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        event, record = delivery.event, delivery.record
+        where = f" ({record.topic}/{record.partition} at offset {record.offset})" if record else ""
+        return BrokenInvariantError(
+            f"event {event.event_id} of {event.event_source} for customer {event.customer_id}{where} would break "
+            f"{constraint or 'the books'} (SQLSTATE {sqlstate_of(error)}); nothing of its batch was committed"
+        )
+
+    def _on_applied(self, pending: _Pending, batch: Batch, applied: Applied, seconds: float) -> None:
+        self._advance(batch)
+        if applied.changes or applied.dead_letters:
+            self._shared.wake.set()
+        self._shared.health.database_answered()
+        self._measure(pending.records, batch, applied, seconds)
+        self._adapt(len(pending.records), seconds)
+        self._log.info(
+            "batch_applied",
+            partitions=_spans(batch),
+            records=len(pending.records),
+            outcomes=dict(applied.outcomes),
+            dead_letters=dict(applied.dead_letters),
+            postings=applied.postings,
+            changes=applied.changes,
+            milliseconds=round(seconds * 1000, 1),
+            attempts=pending.attempts,
+        )
+
+    def _advance(self, batch: Batch) -> None:
+        """The batch is committed: its partitions go on behind it, and the next batch may come."""
+        for move in batch.moves:
+            place = (move.topic, move.partition)
+            position = self._assigned.get(place)
+            if position is not None:
+                self._assigned[place] = msgspec.structs.replace(position, next_offset=move.to_offset)
+        self._pending = None
+        self._batch_backoff.reset()
+        self._fence_backoff.reset()
+        self._metrics.is_paused.set(0)
+        self._shared.health.waits(_BATCH, None)
+
+    def _measure(self, records: Sequence[Record], batch: Batch, applied: Applied, seconds: float) -> None:
+        metrics = self._metrics
+        for outcome, count in applied.outcomes.items():
+            metrics.events.labels(outcome=outcome).inc(count)
+        for reason, count in applied.dead_letters.items():
+            metrics.dead_letters.labels(reason=reason).inc(count)
+        metrics.postings.inc(applied.postings)
+        metrics.changes.inc(applied.changes)
+        metrics.batch_records.observe(len(records))
+        metrics.batch_seconds.observe(seconds)
+        # One observation a partition, of its oldest record: one a record would cost more than it tells.
+        now, seen = datetime.now(UTC), set()
+        counts: dict[str, int] = {}
+        for record in records:
+            counts[record.topic] = counts.get(record.topic, 0) + 1
+            place = (record.topic, record.partition)
+            if record.timestamp is not None:
+                if place not in seen:
+                    seen.add(place)
+                    waited = (now - record.timestamp).total_seconds()
+                    metrics.end_to_end_seconds.labels(until="committed").observe(max(waited, 0.0))
+                self._last_record_at[place] = record.timestamp
+        for topic, count in counts.items():
+            metrics.records.labels(topic=topic).inc(count)
+        for move in batch.moves:
+            metrics.next_offset.labels(topic=move.topic, partition=str(move.partition)).set(move.to_offset)
+
+    def _adapt(self, records: int, seconds: float) -> None:
+        """The next batch is of a size that should hold its locks for the target time."""
+        target = self._settings.batch_target_seconds
+        smallest = min(_BATCH_RECORDS_MIN, self._settings.batch_events_max)
+        if seconds > target * 1.25:
+            self._batch_max = max(smallest, int(records * max(target / seconds, 0.5)))
+        elif seconds < target * 0.8 and records >= self._batch_max:
+            self._batch_max = min(self._settings.batch_events_max, self._batch_max * 5 // 4 + 1)
+        self._metrics.batch_records_max.set(self._batch_max)
+
+    # -- when it cannot be applied -------------------------------------------------------------------------------------
+
+    def _wait_or_raise(self, pending: _Pending, error: DBAPIError) -> None:
+        self._metrics.database_failures.labels(sqlstate_class=sqlstate_class(error)).inc()
+        if fault_of(error) is not Fault.OUTAGE:
+            raise error
+        if sqlstate_of(error) == "25006":
+            self._shared.engine.dispose()  # these sessions lead to a server that is no primary any more
+        self._metrics.retries.labels(sqlstate_class=sqlstate_class(error)).inc()
+        self._wait(pending, f"{type(error.orig).__name__} (SQLSTATE {sqlstate_of(error)})")
+
+    def _wait(self, pending: _Pending, why: str) -> None:
+        """The batch stays in memory, the partitions are paused, and it is tried again later."""
+        seconds = self._batch_backoff.next_seconds()
+        pending.retry_at = time.monotonic() + seconds
+        self._steer()
+        self._metrics.is_paused.set(1)
+        self._shared.health.waits(_BATCH, why)
+        self._log.warning(
+            "batch_waits", records=len(pending.records), attempts=pending.attempts, seconds=round(seconds, 2), error=why
+        )
+
+    def _try_after_fence(self, pending: _Pending, error: FencedError) -> None:
+        try:
+            self._after_fence(pending, error)
+        except PoolTimeoutError as away:
+            self._wait(pending, str(away))
+        except DBAPIError as away:
+            self._wait_or_raise(pending, away)
+
+    def _after_fence(self, pending: _Pending, error: FencedError) -> None:
+        """The batch was applied already (its answer was lost), or it is dropped and what we lost is claimed again."""
+        moves = pending.batch.moves if pending.batch is not None else ()
+        with self._shared.engine.connect() as conn:
+            rows = partitions.read(conn, sorted({move.topic for move in moves}))
+        self._shared.health.database_answered()
+        found = {place: rows.get(place) for move in moves for place in [(move.topic, move.partition)]}
+        is_applied = all(
+            row is not None and (row.owner_epoch, row.next_offset) == (move.owner_epoch, move.to_offset)
+            for move in moves
+            for row in [found[move.topic, move.partition]]
+        )
+        if is_applied and pending.batch is not None:
+            self._advance(pending.batch)
+            self._shared.wake.set()
+            self._log.warning("batch_was_applied", partitions=_spans(pending.batch), attempts=pending.attempts)
+            return
+        self._metrics.fenced.labels(loop=_LOOP).inc()
+        self._log.warning("batch_fenced", records=len(pending.records), error=str(error))
+        self._pending = None
+        self._metrics.is_paused.set(0)
+        self._shared.health.waits(_BATCH, None)
+        for place, row in found.items():
+            ours = self._assigned.get(place)
+            if ours is not None:
+                self._assigned[place] = row if row is not None and row.owner_epoch == ours.owner_epoch else None
+                self._stop_fetching([place])
+        self._claim_at = time.monotonic() + self._fence_backoff.next_seconds()
+
+    # -- claims and fetching -------------------------------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        """Every assigned partition is claimed, or the attempt is repeated later. Raises ConfigurationError."""
+        unclaimed = [place for place, position in self._assigned.items() if position is None]
+        if not unclaimed or time.monotonic() < self._claim_at:
+            return
+        try:
+            found = find_topics(self._admin, sorted({topic for topic, _ in unclaimed}))
+            for place in unclaimed:
+                self._claim_one(place, found[place[0]].topic_id, found[place[0]].partitions)
+        except (UnavailableError, PoolTimeoutError, LookupError) as error:
+            self._claim_later(str(error))
+        except DBAPIError as error:
+            self._metrics.database_failures.labels(sqlstate_class=sqlstate_class(error)).inc()
+            if fault_of(error) is not Fault.OUTAGE:
+                raise
+            self._claim_later(f"{type(error.orig).__name__} (SQLSTATE {sqlstate_of(error)})")
+        else:
+            self._claim_backoff.reset()
+            self._shared.health.database_answered()
+            self._shared.health.waits(_CLAIMS, None)
+        self._count_claims()
+
+    def _claim_one(self, place: Place, topic_id: str, partition_count: int) -> None:
+        """A transaction for each partition: one that has to wait for a zombie's batch keeps no other waiting."""
+        topic, partition = place
+        try:
+            with self._shared.engine.begin() as conn:
+                position = partitions.claim(conn, topic, partition, topic_id, self._owner)
+        except LookupError:
+            self._introduce(topic, topic_id, partition_count)
+            with self._shared.engine.begin() as conn:
+                position = partitions.claim(conn, topic, partition, topic_id, self._owner)
+        self._assigned[place] = position
+        self._log.info(
+            "partition_claimed",
+            topic=topic,
+            partition=partition,
+            owner_epoch=position.owner_epoch,
+            next_offset=position.next_offset,
+            is_halted=position.is_halted,
+        )
+
+    def _introduce(self, topic: str, topic_id: str, partition_count: int) -> None:
+        found = watermarks(self._admin, [(topic, partition) for partition in range(partition_count)])
+        lows = {partition: known.low for (_, partition), known in found.items()}
+        highs = {partition: known.high for (_, partition), known in found.items()}
+        starts = lows if self._settings.start is Start.EARLIEST else highs
+        with self._shared.engine.begin() as conn:
+            partitions.introduce(conn, topic, topic_id, starts=starts, lows=lows)
+
+    def _claim_later(self, why: str) -> None:
+        seconds = self._claim_backoff.next_seconds()
+        self._claim_at = time.monotonic() + seconds
+        self._shared.health.waits(_CLAIMS, why)
+        self._log.warning("claim_waits", seconds=round(seconds, 2), error=why)
+
+    def _steer(self) -> None:
+        """The consumer fetches what is claimed, not halted and not held up by a batch that waits; nothing else."""
+        if self._pending is not None:
+            self._stop_fetching(list(self._running))
+            return
+        for place, position in self._assigned.items():
+            if position is None or position.is_halted or place in self._running:
+                continue
+            target = TopicPartition(*place, position.next_offset)
+            try:
+                self._consumer.seek(target)
+            except KafkaException as error:
+                self._log.debug("seek_waits", topic=place[0], partition=place[1], error=str(error))
+                continue  # it is still being assigned: the next turn seeks again
+            self._consumer.resume([target])
+            self._running.add(place)
+
+    def _stop_fetching(self, places: Sequence[Place]) -> None:
+        stopped = [TopicPartition(*place) for place in places if place in self._running]
+        if stopped:
+            self._consumer.pause(stopped)
+            self._running.difference_update(places)
+
+    # -- rebalances: called by the client inside a poll; they must not raise -------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        # With an offset, so that the client asks Kafka for none; paused, until the claim has told the true one.
+        begun = [TopicPartition(each.topic, each.partition, 0) for each in assigned]
+        consumer.incremental_assign(begun)
+        consumer.pause(begun)
+        for each in begun:
+            self._assigned[each.topic, each.partition] = None
+        self._was_assigned = True
+        self._claim_at = 0.0
+        self._rebalanced("assign", begun)
+
+    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        self._hint()
+        self._forget(revoked)
+        consumer.incremental_unassign(revoked)
+        self._rebalanced("revoke", revoked)
+
+    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        self._forget(lost)
+        consumer.incremental_unassign(lost)
+        self._rebalanced("lost", lost)
+
+    def _forget(self, gone: Iterable[TopicPartition]) -> None:
+        places = {(each.topic, each.partition) for each in gone}
+        for place in places:
+            self._assigned.pop(place, None)
+            self._hinted.pop(place, None)
+            self._running.discard(place)
+            self._forget_gauges(place)
+        if self._pending is not None:
+            self._pending = self._pending.without(places)
+
+    def _rebalanced(self, kind: str, places: Iterable[TopicPartition]) -> None:
+        self._metrics.rebalances.labels(kind=kind).inc()
+        self._count_claims()
+        self._log.info("rebalanced", kind=kind, partitions=sorted(f"{each.topic}/{each.partition}" for each in places))
+
+    # -- now and then --------------------------------------------------------------------------------------------------
+
+    def _now_and_then(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_gauges:
+            self._next_gauges = now + _GAUGE_SECONDS
+            self._set_gauges()
+        if now >= self._next_hint:
+            self._next_hint = now + _HINT_SECONDS
+            self._hint()
+        if now >= self._next_watch:
+            self._next_watch = now + _WATCH_SECONDS
+            self._watch()
+
+    def _hint(self) -> None:
+        """Kafka is told where we stand, for tools that show the lag; nothing of ours ever reads it."""
+        stand = {place: position.next_offset for place, position in self._assigned.items() if position is not None}
+        news = {place: offset for place, offset in stand.items() if self._hinted.get(place) != offset}
+        if not news:
+            return
+        self._stages.begin()
+        with contextlib.suppress(KafkaException):
+            offsets = [TopicPartition(*place, offset) for place, offset in news.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+            self._hinted.update(news)
+        self._stages.reached(Stage.OFFSETS_HINTED)
+
+    def _watch(self) -> None:
+        """What others may have done is noticed: a partition halted or released, a topic made again."""
+        if not self._assigned:
+            return
+        topics = sorted({topic for topic, _ in self._assigned})
+        self._compare_topics()
+        self._asked_topics = ask_topics(self._admin, topics)
+        try:
+            with self._shared.engine.connect() as conn:
+                rows = partitions.read(conn, topics)
+        except (DBAPIError, PoolTimeoutError) as error:
+            self._log.warning("watch_failed", error=type(error).__name__)
+            return
+        self._shared.health.database_answered()
+        for place, position in self._assigned.items():
+            row = rows.get(place)
+            if position is None or row is None or row.owner_epoch != position.owner_epoch:
+                continue  # taken by another: our next batch finds out, and until then there is nothing to do
+            if row.is_halted != position.is_halted:
+                self._assigned[place] = msgspec.structs.replace(
+                    position, is_halted=row.is_halted, halted_reason=row.halted_reason
+                )
+                name = "partition_halted" if row.is_halted else "partition_released"
+                self._log.warning(name, topic=place[0], partition=place[1], reason=row.halted_reason)
+                self._stop_fetching([place])
+        self._count_claims()
+
+    def _compare_topics(self) -> None:
+        """Raises ConfigurationError when a topic that we read was made again under its name."""
+        if not self._asked_topics or not all(future.done() for future in self._asked_topics.values()):
+            return
+        try:
+            found = found_topics(self._asked_topics)
+        except UnavailableError:
+            return
+        for (topic, _), position in self._assigned.items():
+            if position is not None and topic in found and found[topic].topic_id != position.topic_id:
+                raise partitions.made_again(topic, found[topic].topic_id, position.topic_id)
+
+    def _set_gauges(self) -> None:
+        now = datetime.now(UTC)
+        for place, position in self._assigned.items():
+            if position is None:
+                continue
+            # What the last fetch answered: no request is made.
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+            if high < 0:
+                continue
+            waiting = max(high - position.next_offset, 0)
+            last = self._last_record_at.get(place)
+            age = max((now - last).total_seconds(), 0.0) if waiting and last is not None else 0.0
+            labels = {"topic": place[0], "partition": str(place[1])}
+            self._metrics.lag_records.labels(**labels).set(waiting)
+            self._metrics.lag_seconds.labels(**labels).set(age)
+
+    def _forget_gauges(self, place: Place) -> None:
+        self._last_record_at.pop(place, None)
+        for gauge in (self._metrics.lag_records, self._metrics.lag_seconds, self._metrics.next_offset):
+            with contextlib.suppress(KeyError):
+                gauge.remove(place[0], str(place[1]))
+
+    def _count_claims(self) -> None:
+        held = [position for position in self._assigned.values() if position is not None]
+        self._metrics.claimed.set(len(held))
+        self._metrics.unclaimed.set(len(self._assigned) - len(held))
+        self._metrics.halted.set(sum(position.is_halted for position in held))
+
+
+def _record(message: Message, topic: str, partition: int, offset: int) -> Record:
+    kind, milliseconds = message.timestamp()
+    timestamp = None
+    if kind != TIMESTAMP_NOT_AVAILABLE and milliseconds >= 0:
+        with contextlib.suppress(OverflowError):
+            timestamp = _EPOCH + timedelta(milliseconds=milliseconds)
+    headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    return Record(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp=timestamp,
+        key=_bytes(message.key()),
+        value=_bytes(message.value()),
+        headers=() if headers is None else tuple(headers),
+    )
+
+
+def _bytes(value: bytes | str | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _without(batch: Batch, place: int, error: DBAPIError) -> Batch:
+    """The batch with one of its events as a dead letter. Its message names the error and not the value."""
+    delivery = batch.deliveries[place]
+    if delivery.record is None:
+        raise BrokenInvariantError(f"event {delivery.event.event_id} of {delivery.event.event_source} came by no topic")
+    topic_id = next(move.topic_id for move in batch.moves if move.topic == delivery.record.topic)
+    refused = Rejected(
+        record=delivery.record,
+        topic_id=topic_id,
+        reason=DeadLetterReason.REJECTED_BY_DATABASE,
+        message=f"PostgreSQL refuses a value: {type(error.orig).__name__} (SQLSTATE {sqlstate_of(error)})",
+        event=delivery.event,
+    )
+    return msgspec.structs.replace(
+        batch,
+        deliveries=batch.deliveries[:place] + batch.deliveries[place + 1 :],
+        rejected=(*batch.rejected, refused),
+    )
+
+
+def _spans(batch: Batch) -> dict[str, tuple[int, int]]:
+    return {f"{move.topic}/{move.partition}": (move.from_offset, move.to_offset) for move in batch.moves}
+
+
+def _span(batch: Batch) -> str:
+    return ", ".join(f"{place} from offset {first} to {end - 1}" for place, (first, end) in _spans(batch).items())
