@@ -237,6 +237,12 @@ CREATE TABLE lane (
 COMMENT ON TABLE lane IS 'Who publishes a lane now; -1 is the lane of dead letters.';
 INSERT INTO lane (lane) SELECT generate_series(-1, 3);
 
+CREATE TABLE relay (
+    owner       text COLLATE "C" PRIMARY KEY,
+    alive_until timestamptz NOT NULL
+);
+COMMENT ON TABLE relay IS 'Which relays there are, so that each takes its fair share of the lanes; one that says nothing more drops out.';
+
 CREATE TABLE dead_letter (
     dead_letter_id   uuid PRIMARY KEY,
     reason           text COLLATE "C" NOT NULL,
@@ -311,3 +317,4 @@ GRANT INSERT ON event, posting, entry, entitlement, offer, "grant", account, cus
     outbox, dead_letter, input_partition TO ledger_app;
 GRANT UPDATE ON "grant", account, customer, source, source_owner, dead_letter, input_partition, lane, ledger TO ledger_app;
 GRANT DELETE ON outbox TO ledger_app;
+GRANT INSERT, UPDATE, DELETE ON relay TO ledger_app;
