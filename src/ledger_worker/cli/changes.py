@@ -32,7 +32,7 @@ def _changes() -> None:
 @app.command()
 def tail(
     *,
-    customer: Annotated[str | None, typer.Option(help="Only the changes of this customer.")] = None,
+    customer: Annotated[str | None, typer.Option(metavar="ID", help="Only the changes of this customer.")] = None,
     from_beginning: Annotated[
         bool, typer.Option("--from-beginning", help="All that the topic keeps, not only the last ones.")
     ] = False,
@@ -40,7 +40,12 @@ def tail(
     maximum: Annotated[
         int | None,
         typer.Option(
-            "--max", "-n", min=1, max=_TAIL_MAX, help=f"Most changes to print; of the last ones {_TAIL} unless given."
+            "--max",
+            "-n",
+            metavar="N",
+            min=1,
+            max=_TAIL_MAX,
+            help=f"Most changes to print; of the last ones {_TAIL} unless given.",
         ),
     ] = None,
     json: Json = False,

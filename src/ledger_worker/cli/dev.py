@@ -6,16 +6,14 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from ledger_worker.errors import LedgerError
+from ledger_worker.cli.output import FINDINGS, Json, print_json, print_table
 from ledger_worker.local import cluster
 from ledger_worker.local.cluster import Cluster
 
 app = typer.Typer(name="dev", help="A PostgreSQL and a Kafka to develop against, in a folder.", no_args_is_help=True)
 
-_Folder = Annotated[Path, typer.Option("--dir", help="The folder that is the cluster.", file_okay=False)]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder that is the cluster.", file_okay=False)]
 
 
 class _Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,54 +35,43 @@ class _Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @app.command()
-def up(folder: _Folder = cluster.DEFAULT_FOLDER, *, json: _Json = False) -> None:
+def up(folder: _Folder = cluster.DEFAULT_FOLDER, *, json: Json = False) -> None:
     """Start PostgreSQL and Kafka, or leave them running, and print the settings to export."""
     with Console(stderr=True).status("starting PostgreSQL and Kafka; the first time on a machine also fetches Kafka"):
-        try:
-            started = cluster.start(folder)
-        except LedgerError as error:
-            raise _failed(error) from error
+        started = cluster.start(folder)
     _show(folder, started, json=json)
 
 
 @app.command()
-def status(folder: _Folder = cluster.DEFAULT_FOLDER, *, json: _Json = False) -> None:
-    """Show what runs and where; exit code 1 unless both servers run."""
-    try:
-        found = cluster.status(folder)
-    except LedgerError as error:
-        raise _failed(error) from error
+def status(folder: _Folder = cluster.DEFAULT_FOLDER, *, json: Json = False) -> None:
+    """Show what runs and where; exit status 1 unless both servers run."""
+    found = cluster.status(folder)
     _show(folder, found, json=json)
     if found is None or not found.is_running:
-        raise typer.Exit(1)
+        raise typer.Exit(FINDINGS)
 
 
 @app.command()
-def down(folder: _Folder = cluster.DEFAULT_FOLDER, *, json: _Json = False) -> None:
+def down(folder: _Folder = cluster.DEFAULT_FOLDER, *, json: Json = False) -> None:
     """Stop both servers; the data stays, and `up` brings it back on the same ports."""
-    try:
-        cluster.stop(folder)
-        found = cluster.status(folder)
-    except LedgerError as error:
-        raise _failed(error) from error
+    cluster.stop(folder)
+    found = cluster.status(folder)
     _show(folder, found, json=json)
 
 
 def _show(folder: Path, found: Cluster | None, *, json: bool) -> None:
     report = _report(folder, found)
     if json:
-        typer.echo(msgspec.json.encode(report).decode())
+        print_json(report)
         return
     if found is None:
         typer.echo(f"There is no cluster in {report.folder}; `ledger-worker dev up` makes one.")
         return
-    table = Table(title=report.folder)
-    for column in ("server", "state", "address", "log"):
-        table.add_column(column)
-    for server in report.servers:
-        state = "stopped" if server.pid is None else f"running, pid {server.pid}"
-        table.add_row(server.name, state, server.address, Path(server.log).name)
-    Console().print(table)
+    rows = [
+        (each.name, "stopped" if each.pid is None else f"running, pid {each.pid}", each.address, Path(each.log).name)
+        for each in report.servers
+    ]
+    print_table(report.folder, ("server", "state", "address", "log"), rows)
     for name, value in report.settings.items() if report.is_running else ():
         # Not through Rich: it would wrap what is meant to be copied.
         typer.echo(f"export {name}={value}")
@@ -110,8 +97,3 @@ def _report(folder: Path, found: Cluster | None) -> _Report:
             "LEDGER_KAFKA_BOOTSTRAP": found.kafka_bootstrap,
         },
     )
-
-
-def _failed(error: LedgerError) -> typer.Exit:
-    typer.echo(f"error: {error}", err=True)
-    return typer.Exit(2)

@@ -1,5 +1,6 @@
 """`ledger-worker topics`: the topics of the ledger, made and checked."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,15 +9,18 @@ import typer
 
 from ledger_worker.cli.connections import broker_options, open_database, read_settings
 from ledger_worker.cli.output import FINDINGS, Json, print_json, print_table
+from ledger_worker.errors import ConfigurationError, UnavailableError
 
 if TYPE_CHECKING:
     from ledger_worker.config import Settings
-    from ledger_worker.kafka.topics import Finding
+    from ledger_worker.kafka.topics import Finding, PlannedTopic
 
 app = typer.Typer(name="topics", help="The input and output topics.", no_args_is_help=True)
 
 _PARTITIONS_MAX = 10_000
 _REPLICAS_MAX = 100
+_ATTEMPTS_MAX = 50
+_ATTEMPT_SECONDS = 0.2
 
 
 class _Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +56,14 @@ class _Finding(msgspec.Struct, frozen=True, kw_only=True):
 def create(
     *,
     input_partitions: Annotated[
-        int | None, typer.Option(min=1, max=_PARTITIONS_MAX, help="Partitions of each input topic that is made.")
+        int | None,
+        typer.Option(metavar="N", min=1, max=_PARTITIONS_MAX, help="Partitions of each input topic that is made."),
     ] = None,
     replicas: Annotated[
         int | None,
-        typer.Option(min=1, max=_REPLICAS_MAX, help="Replicas of each topic that is made; else the brokers' own."),
+        typer.Option(
+            metavar="N", min=1, max=_REPLICAS_MAX, help="Replicas of each topic that is made; else the brokers' own."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -71,6 +78,7 @@ def create(
     admin = client.admin_client(broker_options(settings))
     planned = topics.plan(settings, _lanes(settings), input_partitions=input_partitions or topics.INPUT_PARTITIONS)
     made = set(topics.create(admin, planned, replicas=replicas))
+    _wait_until_led(settings, [topic for topic in planned if topic.name in made])
     findings = topics.check(admin, [topic for topic in planned if topic.name not in made])
     shown = _Created(
         topics=tuple(
@@ -109,6 +117,24 @@ def check(*, json: Json = False) -> None:
         typer.echo(f"All {len(planned)} topics are as the ledger needs them.")
     if any(each.is_error for each in findings):
         raise typer.Exit(FINDINGS)
+
+
+def _wait_until_led(settings: "Settings", made: "Sequence[PlannedTopic]") -> None:
+    """Every partition of the new topics answers: the brokers say that a topic is made before it can be used."""
+    from ledger_worker.kafka.client import admin_client
+    from ledger_worker.kafka.positions import watermarks
+
+    admin = admin_client(settings.broker)
+    partitions = [(topic.name, number) for topic in made for number in range(topic.partitions)]
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        try:
+            watermarks(admin, partitions)
+        except (ConfigurationError, UnavailableError):
+            if attempt == _ATTEMPTS_MAX:
+                raise
+            time.sleep(_ATTEMPT_SECONDS)
+        else:
+            return
 
 
 def _findings(findings: "Sequence[Finding]") -> tuple[_Finding, ...]:

@@ -107,7 +107,8 @@ def compare(defined: Definitions, known: Catalogue) -> Comparison:
     compared = Comparison(
         catalogue_version=known.version,
         definitions=(*entitlements, *offers, *left_out),
-        problems=(*defined.problems, *definition_problems(differing_entitlements, differing_offers, known)),
+        # What could not be read makes further problems where it is spoken of: these would only hide their cause.
+        problems=defined.problems or tuple(definition_problems(differing_entitlements, differing_offers, known)),
     )
     if compared.differs and not compared.problems:
         return msgspec.structs.replace(compared, catalogue_version=known.version + 1)

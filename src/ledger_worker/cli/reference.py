@@ -1,0 +1,101 @@
+"""Pages of the documentation that are made from the code: the commands, and the lists of outcomes and reasons.
+
+`python -m ledger_worker.cli.reference commands` prints docs/reference/cli.md; with `outcomes` it prints
+docs/reference/outcomes.md. Tests refuse pages that say other than the code does.
+"""
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["commands_page", "outcomes_page"]
+
+_COMMANDS = """\
+# Commands
+
+`python -m ledger_worker.cli.reference commands > docs/reference/cli.md` prints this page anew.
+
+Every command has `--help`, and where it prints something, `--json`: one line of JSON on standard output, for scripts.
+Errors and remarks are on standard error.
+
+| exit status | meaning |
+|---|---|
+| 0 | fine |
+| 1 | something was found, or what was given is refused |
+| 2 | the command is used wrongly |
+| 3 | a setting or a missing prerequisite has to be put right; the message says which |
+| 4 | the database, the brokers or the registry cannot be reached: the same command may succeed later |
+
+[Settings](settings.md) come from the environment. When none of `LEDGER_DATABASE_URL`, `LEDGER_KAFKA_BOOTSTRAP` and
+`LEDGER_CONFIG` is set and `ledger-worker dev up` has a cluster running in the present folder (`.ledger-cluster`),
+commands work on that one. A setting always wins: with one of the three set, the local cluster is not looked for.
+"""
+
+_OUTCOMES = """\
+# Outcomes and reasons
+
+What became of an event, and why a record became a dead letter. Both lists may grow and never shrink, so read them as
+texts and let a word that you do not know be no error.
+
+`python -m ledger_worker.cli.reference outcomes > docs/reference/outcomes.md` prints this page anew.
+"""
+
+
+def commands_page() -> str:
+    """The page of all commands, as Markdown."""
+    from typer.main import get_command
+
+    from ledger_worker.cli import app
+
+    return "\n".join((_COMMANDS, *_command_lines("ledger-worker", get_command(app)))).rstrip() + "\n"
+
+
+def outcomes_page() -> str:
+    """The page of outcomes and dead-letter reasons, as Markdown, in the order in which they are tested."""
+    from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
+
+    lines = [_OUTCOMES]
+    for title, listed in (("Outcomes", Outcome), ("Reasons of dead letters", DeadLetterReason)):
+        lines += [f"## {title}\n", f"{inspect.cleandoc(listed.__doc__ or '')}\n", "| word | meaning |", "|---|---|"]
+        lines += [f"| `{word}` | {meaning} |" for word, meaning in _meanings(listed)]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command_lines(path: str, command: Any) -> Iterator[str]:  # noqa: ANN401 - a command or group as Typer makes it
+    yield f"## `{path}`\n"
+    yield f"{inspect.cleandoc(command.help or '')}\n"
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option" and "completion" not in each.name]
+    if arguments or options:
+        yield "| argument or option | what it does |"
+        yield "|---|---|"
+        for each in arguments:
+            yield f"| `{each.metavar or each.name.upper()}`{'' if each.required else ' (optional)'} | {each.help} |"
+        for each in options:
+            names = ", ".join(f"`{name}`" for name in each.opts)
+            value = "" if each.is_flag else f" `{each.metavar or each.name.upper()}`"
+            default = f" (default `{each.default}`)" if not each.is_flag and each.default is not None else ""
+            yield f"| {names}{value} | {each.help}{default} |"
+        yield ""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _command_lines(f"{path} {name}", inner)
+
+
+def _meanings(listed: type[StrEnum]) -> Iterator[tuple[str, str]]:
+    """Each member's value with the text that stands below it: Python keeps no docstring of a member."""
+    (tree,) = ast.parse(inspect.getsource(listed)).body
+    below = iter(tree.body if isinstance(tree, ast.ClassDef) else ())
+    for statement in below:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            text = next(below)
+            if not isinstance(text, ast.Expr) or not isinstance(text.value, ast.Constant):
+                raise TypeError(f"{statement.targets[0].id} of {listed.__name__} has no text below it")
+            yield listed[statement.targets[0].id].value, " ".join(str(text.value.value).split())
+
+
+if __name__ == "__main__":
+    sys.stdout.write({"commands": commands_page, "outcomes": outcomes_page}[sys.argv[1]]())
