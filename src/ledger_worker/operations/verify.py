@@ -1,0 +1,433 @@
+"""Verify: the whole ledger proven from its own rows, customer by customer, in one snapshot, beside running workers.
+
+A server-side cursor for each table gives its rows in the order of customers; merged, they are one customer's rows at a
+time, also of a customer that only a stray row names. What is checked of one customer is in `proof`; here are the
+statements, the merge, and the checks of the whole ledger (input partitions, owners of sources, dead letters).
+
+The snapshot is REPEATABLE READ and read only, so workers and verify do not wait for each other, and nothing half done
+is seen. It keeps PostgreSQL from vacuuming what died since it began, for as long as it runs. Memory is bounded by the
+largest customer and a window of others.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, TextClause, text
+
+from ledger_worker.domain.catalogue import Entitlement
+from ledger_worker.domain.ledger import Account
+from ledger_worker.operations.proof import (
+    AccountRow,
+    Check,
+    CustomerRow,
+    CustomerRows,
+    EntryRow,
+    EventRow,
+    Finding,
+    GrantRow,
+    OutboxRow,
+    PostingRow,
+    Published,
+    SourceRow,
+    prove,
+)
+from ledger_worker.store import accounts as accounts_store
+from ledger_worker.store import catalogue as catalogue_store
+
+__all__ = ["Check", "CheckResult", "Finding", "Progress", "Verdict", "verify"]
+
+FINDINGS_MAX = 20
+"""How many findings are named when the caller says nothing else; all are counted."""
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: how many things it looked at, and how many findings it made."""
+
+    check: Check
+    looked_at: int
+    findings: int
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What verify found.
+
+    `findings` are the first ones, by customer id and then from cause to effect. `unproven` accounts are those whose
+    entitlement changed its policies for debt or overage while they were used, and that no single version explains.
+    """
+
+    customers: int
+    postings: int
+    entries: int
+    events: int
+    checks: tuple[CheckResult, ...]
+    findings: tuple[Finding, ...]
+    unproven: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def first(self) -> Finding | None:
+        """The first bad row."""
+        return self.findings[0] if self.findings else None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far verify is."""
+
+    customers: int
+    customers_total: int
+    events: int
+    findings: int
+
+
+def verify(
+    connection: Connection,
+    *,
+    customer_id: str | None = None,
+    findings_max: int = FINDINGS_MAX,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Verdict:
+    """Every row of the ledger, or of one customer, was compared with what it must be; nothing was changed.
+
+    Begins and ends a transaction of its own: the connection must not be in one. At least one finding is kept, whatever
+    `findings_max`. `on_progress` is called after each window of customers. With `customer_id` the checks of the whole
+    ledger are left out.
+    """
+    snapshot = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with snapshot.begin():
+        # The pages of a large table may be read for hours, and each answer is worked on for a while.
+        snapshot.execute(_NO_TIMEOUTS)
+        return _Verification(snapshot, customer_id, max(findings_max, 1), on_progress).run()
+
+
+_NO_TIMEOUTS = text("""
+SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)
+""")
+_WINDOW_CUSTOMERS_MAX = 200
+_WINDOW_ROWS_MAX = 20_000
+_FETCH_ROWS = 2_000
+_FIRST_ID, _LAST_ID = "", chr(0x10FFFF)
+"""Between these, in the order of bytes, is every id."""
+
+
+class _Verification:
+    """One run: what is counted and found so far."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        customer_id: str | None,
+        findings_max: int,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._customer_id = customer_id
+        self._findings_max = findings_max
+        self._on_progress = on_progress
+        self._published = _published(connection)
+        self._findings: list[Finding] = []
+        self._found: Counter[Check] = Counter()
+        self._looked_at: Counter[Check] = Counter()
+        self._arrived: Counter[tuple[str, int]] = Counter()
+        self._last_offsets: dict[tuple[str, int], int] = {}
+        self._customers = 0
+        self._unproven = 0
+
+    def run(self) -> Verdict:
+        """Everything was checked."""
+        total = self._connection.execute(_COUNT_CUSTOMERS, self._between()).scalar_one()
+        with ExitStack() as open_cursors:
+            for window in _windows(_customers(self._connection, self._between(), open_cursors)):
+                self._prove_window(window)
+                if self._on_progress is not None:
+                    self._on_progress(
+                        Progress(
+                            customers=self._customers,
+                            customers_total=max(total, self._customers),
+                            events=self._looked_at[Check.EVENT],
+                            findings=self._found.total(),
+                        )
+                    )
+        if self._customer_id is None:
+            self._check_owners()
+            self._check_dead_letters()
+            self._check_partitions()
+        return Verdict(
+            customers=self._customers,
+            postings=self._looked_at[Check.POSTING],
+            entries=self._looked_at[Check.ENTRY],
+            events=self._looked_at[Check.EVENT],
+            checks=tuple(
+                CheckResult(check=check, looked_at=self._looked_at[check], findings=self._found[check])
+                for check in Check
+            ),
+            findings=tuple(self._findings),
+            unproven=self._unproven,
+        )
+
+    def _between(self) -> dict[str, str]:
+        if self._customer_id is None:
+            return {"first": _FIRST_ID, "last": _LAST_ID}
+        return {"first": self._customer_id, "last": self._customer_id}
+
+    def _report(self, check: Check, customer_id: str | None, row: str, message: str) -> None:
+        self._found[check] += 1
+        if len(self._findings) < self._findings_max:
+            self._findings.append(Finding(check=check, customer_id=customer_id, row=row, message=message))
+
+    # -- one customer after the other --
+
+    def _prove_window(self, window: Sequence[CustomerRows]) -> None:
+        keys = [(row.customer_id, row.entitlement) for rows in window for row in rows.accounts]
+        accounts: dict[str, dict[str, Account]] = {}
+        for (customer_id, entitlement), account in accounts_store.read_accounts(
+            self._connection, keys, [], _BEGINNING
+        ).items():
+            accounts.setdefault(customer_id, {})[entitlement] = account
+        for rows in window:
+            customer_id = rows.customer_id
+
+            def report(check: Check, row: str, message: str, customer_id: str = customer_id) -> None:
+                self._report(check, customer_id, row, message)
+
+            looked_at, unproven = prove(rows, accounts.get(customer_id, {}), self._published, report)
+            self._looked_at.update(looked_at)
+            self._unproven += unproven
+            self._customers += 1
+            for event in rows.events:
+                if event.topic is not None and event.partition is not None and event.offset is not None:
+                    place = (event.topic, event.partition)
+                    self._arrived[place] += 1
+                    self._last_offsets[place] = max(self._last_offsets.get(place, 0), event.offset)
+
+    # -- the whole ledger --
+
+    def _check_owners(self) -> None:
+        self._looked_at[Check.SOURCE_OWNER] += self._connection.execute(_COUNT_OWNERS).scalar_one()
+        for source_key, customer_id in self._connection.execute(_OWNERS_WITHOUT_SOURCE):
+            message = f"it owns source {source_key}, which it does not have"
+            self._report(Check.SOURCE_OWNER, customer_id, f"source_owner {source_key}", message)
+
+    def _check_dead_letters(self) -> None:
+        for dead_letter_id in self._connection.execute(_ANNOUNCED_WITHOUT_DEAD_LETTER).scalars():
+            message = "the outbox announces it, but it is not kept"
+            self._report(Check.OUTBOX, None, f"dead letter {dead_letter_id}", message)
+
+    def _check_partitions(self) -> None:
+        dead = {(topic, partition): count for topic, partition, count in self._connection.execute(_COUNT_DEAD_LETTERS)}
+        known = set()
+        for topic, partition, next_offset, records, duplicates, dead_letters in self._connection.execute(_PARTITIONS):
+            place = (topic, partition)
+            known.add(place)
+            self._looked_at[Check.INPUT_PARTITION] += 1
+            name = f"partition {topic}/{partition}"
+            kept = dead.get(place, 0)
+            arrived = self._arrived[place]
+            if dead_letters != kept:
+                message = f"dead_letters is {dead_letters}, expected {kept} as they are kept"
+                self._report(Check.INPUT_PARTITION, None, name, message)
+            if records != arrived + duplicates + dead_letters:
+                message = (
+                    f"records is {records}, expected {arrived + duplicates + dead_letters}: {arrived} events,"
+                    f" {duplicates} duplicates, {dead_letters} dead letters"
+                )
+                self._report(Check.INPUT_PARTITION, None, name, message)
+            last = self._last_offsets.get(place, -1)
+            if last >= next_offset:
+                message = f"next_offset is {next_offset}, but the event of offset {last} is in the inbox"
+                self._report(Check.INPUT_PARTITION, None, name, message)
+        for topic, partition in sorted(self._arrived.keys() - known):
+            message = f"{self._arrived[topic, partition]} events came of it, but it has no row"
+            self._report(Check.INPUT_PARTITION, None, f"partition {topic}/{partition}", message)
+
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_COUNT_CUSTOMERS = text("SELECT count(*) FROM customer WHERE customer_id BETWEEN :first AND :last")
+_COUNT_OWNERS = text("SELECT count(*) FROM source_owner")
+_OWNERS_WITHOUT_SOURCE = text("""
+SELECT source_owner.source_key, source_owner.customer_id
+FROM source_owner
+WHERE NOT EXISTS (
+    SELECT FROM source
+    WHERE source.customer_id = source_owner.customer_id
+      AND source.source_key = source_owner.source_key
+)
+ORDER BY source_owner.source_key
+""")
+_ANNOUNCED_WITHOUT_DEAD_LETTER = text("""
+SELECT outbox.dead_letter_id
+FROM outbox
+WHERE outbox.dead_letter_id IS NOT NULL
+  AND NOT EXISTS (SELECT FROM dead_letter WHERE dead_letter.dead_letter_id = outbox.dead_letter_id)
+ORDER BY outbox.dead_letter_id
+""")
+_COUNT_DEAD_LETTERS = text("SELECT topic, partition, count(*) FROM dead_letter GROUP BY topic, partition")
+_PARTITIONS = text("""
+SELECT topic, partition, next_offset, records, duplicates, dead_letters
+FROM input_partition
+ORDER BY topic, partition
+""")
+
+_ENTITLEMENTS = text("SELECT key, definition, version FROM entitlement ORDER BY key, version")
+
+
+def _published(connection: Connection) -> Published:
+    ledger = catalogue_store.read_ledger(connection)
+    versions: dict[str, tuple[Entitlement, ...]] = {}
+    for key, definition, number in connection.execute(_ENTITLEMENTS):
+        entitlement = msgspec.structs.replace(msgspec.convert(definition, Entitlement), version=number)
+        versions[key] = (*versions.get(key, ()), entitlement)
+    return Published(
+        catalogue=catalogue_store.read(connection, ledger.catalogue_version),
+        versions=versions,
+        lanes=ledger.lanes,
+        timeline=ledger.timeline,
+    )
+
+
+_CUSTOMERS = text("""
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at
+FROM customer
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id
+""")
+_POSTINGS = text("""
+SELECT customer_id, number, event_key, told_to, content_hash, recorded_at, catalogue_version, rules_version, hash
+FROM posting
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id, number
+""")
+_ENTRIES = text("""
+SELECT customer_id, posting, line, recorded_at, entitlement, kind, units, at, grant_id, usage_key, cut_id,
+       CAST(terms AS text)
+FROM entry
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id, posting, line, recorded_at
+""")
+_EVENTS = text("""
+SELECT customer_id, event_key, content_hash, event_source, event_id, type, source_key, entitlement, units, counted_at,
+       source_version, occurred_at, recorded_at, outcome, payload, topic, partition, "offset"
+FROM event
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id, event_key
+""")
+_GRANTS = text("""
+SELECT customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted,
+       available, held, used, expired, revoked, moved, terms
+FROM "grant"
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id, grant_id
+""")
+_ACCOUNTS = text("""
+SELECT customer_id, entitlement, allowance, used, held
+FROM account
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id, entitlement
+""")
+_SOURCES = text("""
+SELECT source.customer_id, source.source_key, source.state, source_owner.customer_id
+FROM source
+LEFT JOIN source_owner ON source_owner.source_key = source.source_key
+WHERE source.customer_id BETWEEN :first AND :last
+ORDER BY source.customer_id, source.source_key
+""")
+_OUTBOX = text("""
+SELECT customer_id, sequence, timeline, lane, change_id, payload
+FROM outbox
+WHERE change_id IS NOT NULL
+  AND customer_id BETWEEN :first AND :last
+ORDER BY customer_id, timeline, sequence
+""")
+
+
+class _OfCustomer(Protocol):
+    """A row that says whose it is."""
+
+    @property
+    def customer_id(self) -> str: ...
+
+
+_RowType = TypeVar("_RowType", bound=_OfCustomer)
+
+
+class _Cursor(Generic[_RowType]):
+    """The rows of one statement, given out customer by customer in the order of ids."""
+
+    def __init__(self, rows: Iterator[_RowType]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+
+    @property
+    def customer_id(self) -> str | None:
+        """Whose rows come next; None at the end."""
+        return None if self._next is None else self._next.customer_id
+
+    def take(self, customer_id: str) -> list[_RowType]:
+        """The rows of that customer, which has to be the next one or one before it."""
+        taken = []
+        while self._next is not None and self._next.customer_id == customer_id:
+            taken.append(self._next)
+            self._next = next(self._rows, None)
+        return taken
+
+
+def _customers(connection: Connection, between: dict[str, str], stack: ExitStack) -> Iterator[CustomerRows]:
+    """The rows of each customer that any row names, by customer id. The cursors are closed with the stack."""
+
+    def cursor(statement: TextClause, kind: type[_RowType]) -> _Cursor[_RowType]:
+        result: Any = connection.execute(
+            statement, between, execution_options={"stream_results": True, "yield_per": _FETCH_ROWS}
+        )
+        stack.callback(result.close)
+        return _Cursor(kind(*row) for row in result)
+
+    customers = cursor(_CUSTOMERS, CustomerRow)
+    postings = cursor(_POSTINGS, PostingRow)
+    entries = cursor(_ENTRIES, EntryRow)
+    events = cursor(_EVENTS, EventRow)
+    grants = cursor(_GRANTS, GrantRow)
+    accounts = cursor(_ACCOUNTS, AccountRow)
+    sources = cursor(_SOURCES, SourceRow)
+    outbox = cursor(_OUTBOX, OutboxRow)
+    while True:
+        waiting = [
+            each.customer_id
+            for each in (customers, postings, entries, events, grants, accounts, sources, outbox)
+            if each.customer_id is not None
+        ]
+        if not waiting:
+            return
+        # By code points as by the bytes of UTF-8, which is how COLLATE "C" orders them.
+        customer_id = min(waiting)
+        yield CustomerRows(
+            customer_id=customer_id,
+            customer=next(iter(customers.take(customer_id)), None),
+            postings=postings.take(customer_id),
+            entries=entries.take(customer_id),
+            events=events.take(customer_id),
+            grants=grants.take(customer_id),
+            accounts=accounts.take(customer_id),
+            sources=sources.take(customer_id),
+            outbox=outbox.take(customer_id),
+        )
+
+
+def _windows(customers: Iterator[CustomerRows]) -> Iterator[list[CustomerRows]]:
+    """Customers in groups, so that their accounts are read with one statement."""
+    window: list[CustomerRows] = []
+    size = 0
+    for rows in customers:
+        window.append(rows)
+        size += len(rows.entries) + len(rows.events)
+        if len(window) == _WINDOW_CUSTOMERS_MAX or size >= _WINDOW_ROWS_MAX:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window

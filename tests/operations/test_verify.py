@@ -1,0 +1,519 @@
+"""Verify finds nothing in a ledger that was only applied to, and names the row wherever somebody changed one."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine
+
+from ledger_worker.apply import Batch, Catalogues, Delivery, Move, apply_batch
+from ledger_worker.domain.catalogue import (
+    Allowance,
+    Apply,
+    DebtPolicy,
+    Entitlement,
+    EntitlementType,
+    Offer,
+    RefundPolicy,
+)
+from ledger_worker.domain.events import (
+    Event,
+    Fact,
+    PurchaseCompleted,
+    PurchaseLine,
+    PurchaseRefunded,
+    SubscriptionActivated,
+    SubscriptionItem,
+    SubscriptionRenewed,
+    UsageRecorded,
+)
+from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
+from ledger_worker.operations.verify import Check, Progress, Verdict, verify
+from ledger_worker.store import catalogue, partitions
+from ledger_worker.store.database import engine as new_engine
+from ledger_worker.wire.encode import encode_event
+from ledger_worker.wire.record import Record
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+TOPIC = "told"
+ENTITLEMENTS = (
+    Entitlement(key="api", name="API calls", type=EntitlementType.QUOTA, unit="call", debt=DebtPolicy.CARRY),
+    Entitlement(key="video", name="Video", type=EntitlementType.ACCESS),
+)
+OFFERS = (
+    Offer(
+        sku="CREDITS",
+        apply=Apply.NOW,
+        allowances=(
+            Allowance(key="calls", entitlement="api", units=10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT),
+        ),
+    ),
+    Offer(
+        sku="PLAN",
+        apply=Apply.NOW,
+        allowances=(Allowance(key="calls", entitlement="api", units=100), Allowance(key="video", entitlement="video")),
+    ),
+)
+PERIOD = timedelta(days=30)
+
+
+def event(customer_id: str, event_id: str, minute: int, fact: Fact) -> Event:
+    return Event(
+        event_source="shop",
+        event_id=event_id,
+        customer_id=customer_id,
+        occurred_at=NOON + timedelta(minutes=minute),
+        fact=fact,
+    )
+
+
+def usage(customer_id: str, event_id: str, minute: int, units: int, entitlement: str = "api") -> Event:
+    return event(customer_id, event_id, minute, UsageRecorded(entitlement=entitlement, units=units))
+
+
+ITEM = SubscriptionItem(item_id="plan", sku="PLAN", quantity=1)
+TOLD = (
+    event(
+        "ada",
+        "bought",
+        0,
+        PurchaseCompleted(order_id="o1", lines=(PurchaseLine(line_id="1", sku="CREDITS", quantity=1),)),
+    ),
+    usage("ada", "first", 1, 4),
+    usage("ada", "last", 10, 3),
+    usage("ada", "late", 5, 8),
+    event("ada", "refunded", 20, PurchaseRefunded(order_id="o1", refund_id="r1")),
+    event(
+        "bob",
+        "began",
+        0,
+        SubscriptionActivated(subscription_id="s1", items=(ITEM,), period_start=NOON, period_end=NOON + PERIOD),
+    ),
+    usage("bob", "used", 2, 7),
+    usage("bob", "used", 2, 7),
+    usage("bob", "unknown", 3, 1, entitlement="storage"),
+    event(
+        "bob",
+        "went-on",
+        30,
+        SubscriptionRenewed(subscription_id="s1", period_start=NOON + PERIOD, period_end=NOON + 2 * PERIOD),
+    ),
+)
+RECORDED = tuple(NOON + timedelta(hours=1, seconds=place) for place in range(len(TOLD) + 1))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    made = new_engine(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def ledger(engine: Engine) -> Engine:
+    """The facts of TOLD, applied in three batches."""
+    with engine.begin() as connection:
+        catalogue.lock_exclusive(connection)
+        catalogue.publish(connection, ENTITLEMENTS, OFFERS, catalogue.read(connection, 0))
+    with engine.begin() as connection:
+        partitions.introduce(connection, TOPIC, "id", starts={0: 0}, lows={0: 0})
+    with engine.begin() as connection:
+        partitions.claim(connection, TOPIC, 0, "id", "test")
+    for start in (0, 4, 7):
+        tell(engine, TOLD[start : start + (4 if start == 0 else 3)], start)
+    return engine
+
+
+def tell(engine: Engine, events: Sequence[Event], offset: int) -> None:
+    deliveries = tuple(
+        Delivery(
+            event=each,
+            record=Record(topic=TOPIC, partition=0, offset=place, timestamp=None, key=None, value=encode_event(each)),
+        )
+        for place, each in enumerate(events, start=offset)
+    )
+    move = Move(
+        topic=TOPIC, partition=0, topic_id="id", owner_epoch=1, from_offset=offset, to_offset=offset + len(events)
+    )
+
+    def instants(_: Connection, told: Sequence[Delivery]) -> Sequence[datetime]:
+        return [RECORDED[delivery.record.offset] for delivery in told if delivery.record is not None]
+
+    apply_batch(
+        engine,
+        Batch(moves=(move,), deliveries=deliveries),
+        Catalogues(),
+        Stages(Metrics(CollectorRegistry())),
+        instants,
+    )
+
+
+def verdict(engine: Engine, customer_id: str | None = None, findings_max: int = 20) -> Verdict:
+    with engine.connect() as connection:
+        return verify(connection, customer_id=customer_id, findings_max=findings_max)
+
+
+def tamper(database_url: str, statement: str) -> None:
+    """What an owner can do who turns the guards off."""
+    with psycopg.connect(database_url) as session:
+        session.execute("SET session_replication_role = replica")
+        session.execute("ALTER TABLE account DROP CONSTRAINT usage_of_an_account_is_conserved")
+        session.execute(
+            'ALTER TABLE "grant" DROP CONSTRAINT units_of_a_grant_are_conserved, DROP CONSTRAINT granted_is_the_amount'
+        )
+        changed = session.execute(statement.encode())
+        assert changed.rowcount > 0, "the statement changes nothing"
+
+
+def test_a_ledger_that_was_only_applied_to_has_no_findings(ledger: Engine) -> None:
+    found = verdict(ledger)
+
+    assert found.findings == ()
+    assert found.is_clean
+    assert (found.customers, found.events, found.postings) == (2, 8, 8)
+    assert all(result.looked_at > 0 for result in found.checks)
+
+
+def test_an_empty_ledger_has_no_findings(engine: Engine) -> None:
+    assert verdict(engine).is_clean
+
+
+TAMPERINGS = {
+    "an entry's units": (
+        "UPDATE entry SET units = 5 WHERE customer_id = 'ada' AND posting = 2 AND kind = 'burn'",
+        Check.HASH_CHAIN,
+        "ada",
+        "posting 2",
+    ),
+    "an entry's instant": (
+        "UPDATE entry SET at = at - interval '1 day' WHERE customer_id = 'ada' AND posting = 3",
+        Check.HASH_CHAIN,
+        "ada",
+        "posting 3",
+    ),
+    "an entry's terms": (
+        "UPDATE entry SET terms = jsonb_set(terms, '{priority}', '1') WHERE customer_id = 'ada' AND posting = 1",
+        Check.HASH_CHAIN,
+        "ada",
+        "posting 1",
+    ),
+    "an entry is gone": (
+        "DELETE FROM entry WHERE customer_id = 'bob' AND posting = 2",
+        Check.HASH_CHAIN,
+        "bob",
+        "posting 2",
+    ),
+    "an entry more": (
+        """
+        INSERT INTO entry
+        SELECT customer_id, posting, line + 1, recorded_at, entitlement, kind, units, at, grant_id, usage_key
+        FROM entry WHERE customer_id = 'bob' AND posting = 2
+        """,
+        Check.HASH_CHAIN,
+        "bob",
+        "posting 2",
+    ),
+    "an entry without a posting": (
+        """
+        INSERT INTO entry
+        SELECT customer_id, 99, line, recorded_at, entitlement, kind, units, at
+        FROM entry WHERE customer_id = 'bob' AND posting = 2
+        """,
+        Check.ENTRY,
+        "bob",
+        "entry 99/0",
+    ),
+    "a posting is gone": (
+        "DELETE FROM posting WHERE customer_id = 'ada' AND number = 3",
+        Check.POSTING,
+        "ada",
+        "posting 3",
+    ),
+    "the last posting is gone": (
+        "DELETE FROM posting WHERE customer_id = 'ada' AND number = 5",
+        Check.ENTRY,
+        "ada",
+        "entry 5/0",
+    ),
+    "a posting's instant": (
+        "UPDATE posting SET recorded_at = recorded_at + interval '1 second' WHERE customer_id = 'ada' AND number = 5",
+        Check.POSTING,
+        "ada",
+        "posting 5",
+    ),
+    "a posting's version of the catalogue": (
+        "UPDATE posting SET catalogue_version = 7 WHERE customer_id = 'bob' AND number = 1",
+        Check.HASH_CHAIN,
+        "bob",
+        "posting 1",
+    ),
+    "two hashes are swapped": (
+        """
+        UPDATE posting SET hash = other.hash FROM posting AS other
+        WHERE posting.customer_id = 'ada' AND other.customer_id = 'ada'
+          AND posting.number + other.number = 5 AND posting.number IN (2, 3)
+        """,
+        Check.HASH_CHAIN,
+        "ada",
+        "posting 2",
+    ),
+    "the chain's head": (
+        "UPDATE customer SET chain_head = sha256('') WHERE customer_id = 'bob'",
+        Check.CUSTOMER,
+        "bob",
+        "customer",
+    ),
+    "the posting number": (
+        "UPDATE customer SET posting_number = posting_number + 1 WHERE customer_id = 'bob'",
+        Check.CUSTOMER,
+        "bob",
+        "customer",
+    ),
+    "the customer's last instant": (
+        "UPDATE customer SET recorded_at = recorded_at - interval '1 day' WHERE customer_id = 'bob'",
+        Check.CUSTOMER,
+        "bob",
+        "customer",
+    ),
+    "the customer is gone": ("DELETE FROM customer WHERE customer_id = 'ada'", Check.CUSTOMER, "ada", "customer"),
+    "an event's payload": (
+        "UPDATE event SET payload = (SELECT payload FROM event WHERE event_id = 'last') WHERE event_id = 'first'",
+        Check.EVENT,
+        "ada",
+        "event first of shop",
+    ),
+    "an event's units": (
+        "UPDATE event SET units = 40 WHERE event_id = 'first'",
+        Check.EVENT,
+        "ada",
+        "event first of shop",
+    ),
+    "an event's instant": (
+        "UPDATE event SET occurred_at = occurred_at - interval '1 second' WHERE event_id = 'began'",
+        Check.EVENT,
+        "bob",
+        "event began of shop",
+    ),
+    "an event's id": (
+        "UPDATE event SET event_id = 'f1rst' WHERE event_id = 'first'",
+        Check.EVENT,
+        "ada",
+        "event f1rst of shop",
+    ),
+    "an event of usage is gone": ("DELETE FROM event WHERE event_id = 'first'", Check.POSTING, "ada", "posting 2"),
+    "an event about a source is gone": (
+        "DELETE FROM event WHERE event_id = 'refunded'",
+        Check.POSTING,
+        "ada",
+        "posting 5",
+    ),
+    "a source's state": (
+        "UPDATE source SET state = (SELECT state FROM source WHERE customer_id = 'bob') WHERE customer_id = 'ada'",
+        Check.SOURCE,
+        "ada",
+        "source order/o1",
+    ),
+    "a source is gone": ("DELETE FROM source WHERE customer_id = 'ada'", Check.SOURCE, "ada", "source order/o1"),
+    "a source's owner": (
+        "UPDATE source_owner SET customer_id = 'bob' WHERE source_key = 'order/o1'",
+        Check.SOURCE,
+        "ada",
+        "source order/o1",
+    ),
+    "an owner without a source": (
+        "INSERT INTO source_owner VALUES ('order/none', 'ada')",
+        Check.SOURCE_OWNER,
+        "ada",
+        "source_owner order/none",
+    ),
+    "a grant's end": (
+        "UPDATE \"grant\" SET expires_at = expires_at + interval '1 day' WHERE phase = 'active' AND amount = 100",
+        Check.TERMS,
+        "bob",
+        "grant .*",
+    ),
+    "a grant's counters": (
+        "UPDATE \"grant\" SET available = available + 1, granted = granted + 1 WHERE customer_id = 'ada'",
+        Check.UNITS,
+        "ada",
+        "grant .*",
+    ),
+    "a grant's phase": (
+        "UPDATE \"grant\" SET phase = 'void' WHERE customer_id = 'ada'",
+        Check.TERMS,
+        "ada",
+        "grant .*",
+    ),
+    "a grant is gone": ("DELETE FROM \"grant\" WHERE customer_id = 'ada'", Check.TERMS, "ada", "grant .*"),
+    "an account's usage": (
+        "UPDATE account SET usage = usage + 1, overage = overage + 1 WHERE customer_id = 'ada'",
+        Check.UNITS,
+        "ada",
+        "account api",
+    ),
+    "an account's debt is forgiven": (
+        "UPDATE account SET debt = 0, forgiven = debt WHERE customer_id = 'ada'",
+        Check.UNITS,
+        "ada",
+        "account api",
+    ),
+    "what an account owes": (
+        "UPDATE account SET carried = NULL WHERE customer_id = 'ada'",
+        Check.SETTLEMENT,
+        "ada",
+        "account api",
+    ),
+    "when an account is looked at again": (
+        "UPDATE account SET next_transition_at = NULL WHERE customer_id = 'bob' AND entitlement = 'video'",
+        Check.SETTLEMENT,
+        "bob",
+        "account video",
+    ),
+    "how far an account is settled": (
+        "UPDATE account SET settled_at = settled_at + interval '1 second' WHERE customer_id = 'ada'",
+        Check.SETTLEMENT,
+        "ada",
+        "account api",
+    ),
+    "the limit that checks read": (
+        "UPDATE account SET allowance = 1000000 WHERE customer_id = 'bob' AND entitlement = 'api'",
+        Check.CHECK_PATH,
+        "bob",
+        "account api",
+    ),
+    "an account's level": (
+        "UPDATE account SET level = 42 WHERE customer_id = 'bob' AND entitlement = 'api'",
+        Check.CHECK_PATH,
+        "bob",
+        "account api",
+    ),
+    "an account is gone": ("DELETE FROM account WHERE customer_id = 'ada'", Check.UNITS, "ada", "account api"),
+    "a change that was never published": (
+        "DELETE FROM outbox WHERE customer_id = 'ada' AND sequence = 2",
+        Check.OUTBOX,
+        "ada",
+        "change 1",
+    ),
+    "the sequence": (
+        "UPDATE customer SET sequence = sequence + 1 WHERE customer_id = 'ada'",
+        Check.OUTBOX,
+        "ada",
+        "change 1",
+    ),
+    "a change's lane": (
+        "UPDATE outbox SET lane = lane + 1 WHERE customer_id = 'ada' AND sequence = 1",
+        Check.OUTBOX,
+        "ada",
+        "change 1",
+    ),
+    "a dead letter is gone": ("DELETE FROM dead_letter", Check.OUTBOX, None, "dead letter .*"),
+    "the records of a partition": (
+        "UPDATE input_partition SET records = records + 1",
+        Check.INPUT_PARTITION,
+        None,
+        "partition told/0",
+    ),
+    "the offset of a partition": (
+        "UPDATE input_partition SET next_offset = 5",
+        Check.INPUT_PARTITION,
+        None,
+        "partition told/0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "check", "customer_id", "row"), TAMPERINGS.values(), ids=TAMPERINGS)
+def test_the_row_that_was_changed_is_named(
+    database_url: str, ledger: Engine, statement: str, check: Check, customer_id: str | None, row: str
+) -> None:
+    tamper(database_url, statement)
+
+    first = verdict(ledger).first
+
+    assert first is not None
+    assert (first.check, first.customer_id) == (check, customer_id)
+    assert re.fullmatch(row, first.row), first
+
+
+def test_a_chain_that_was_forged_to_its_head_still_disagrees_with_the_events(database_url: str, ledger: Engine) -> None:
+    """Whoever can compute hashes can mend the chain; usage, settlement and counters then tell."""
+    tamper(
+        database_url,
+        "UPDATE entry SET units = units + 1 WHERE customer_id = 'bob' AND posting = 2 AND kind = 'burn'",
+    )
+    with psycopg.connect(database_url) as session:
+        session.execute(
+            "UPDATE account SET usage = usage + 1, used_total = used_total + 1 WHERE customer_id = 'bob' AND usage > 0"
+        )
+        session.execute(
+            "UPDATE \"grant\" SET available = available - 1, used = used + 1 WHERE customer_id = 'bob' AND used > 0"
+        )
+
+    checks = {finding.check for finding in verdict(ledger).findings}
+
+    assert {Check.HASH_CHAIN, Check.USAGE, Check.SETTLEMENT} <= checks
+    assert Check.UNITS not in checks
+
+
+def test_all_findings_are_counted_and_as_many_named_as_asked_for(database_url: str, ledger: Engine) -> None:
+    tamper(database_url, "UPDATE posting SET hash = sha256(hash)")
+
+    found = verdict(ledger, findings_max=2)
+
+    assert [finding.row for finding in found.findings] == ["posting 1", "posting 2"]
+    chain = next(result for result in found.checks if result.check is Check.HASH_CHAIN)
+    assert chain.findings == 8
+
+
+def test_one_customer_is_verified_alone(database_url: str, ledger: Engine) -> None:
+    tamper(database_url, "UPDATE customer SET chain_head = sha256('') WHERE customer_id = 'bob'")
+
+    assert verdict(ledger, "ada").is_clean
+    assert verdict(ledger, "ada").customers == 1
+    assert not verdict(ledger, "bob").is_clean
+
+
+def test_progress_ends_with_every_customer(ledger: Engine) -> None:
+    seen: list[Progress] = []
+    with ledger.connect() as connection:
+        verify(connection, on_progress=seen.append)
+
+    assert seen[-1] == Progress(customers=2, customers_total=2, events=8, findings=0)
+
+
+def test_what_workers_commit_meanwhile_is_not_seen_half(ledger: Engine) -> None:
+    def tell_more(_: Progress) -> None:
+        tell(ledger, [usage("ada", "meanwhile", 3, 1)], len(TOLD))
+
+    with ledger.connect() as connection:
+        found = verify(connection, on_progress=tell_more)
+
+    assert found.is_clean
+    assert found.events == 8
+    assert verdict(ledger).events == 9
+
+
+def test_an_account_that_was_settled_under_two_policies_is_not_called_wrong(engine: Engine, ledger: Engine) -> None:
+    with engine.begin() as connection:
+        catalogue.lock_exclusive(connection)
+        version = catalogue.read_ledger(connection).catalogue_version
+        forgiving = msgspec.structs.replace(ENTITLEMENTS[0], debt=DebtPolicy.FORGIVE)
+        catalogue.publish(connection, (forgiving,), (), catalogue.read(connection, version))
+
+    found = verdict(ledger)
+
+    assert found.is_clean
+    assert found.unproven == 1
+
+
+def test_the_login_of_the_service_is_enough_and_nothing_is_written(ledger: Engine) -> None:
+    with ledger.connect() as connection:
+        before = connection.exec_driver_sql("SELECT pg_current_xact_id()").scalar_one()
+        connection.commit()
+        verify(connection)
+        after = connection.exec_driver_sql("SELECT pg_current_xact_id()").scalar_one()
+
+    assert int(after) == int(before) + 1
