@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from confluent_kafka import Producer
 from sqlalchemy import Engine, text
@@ -20,6 +21,7 @@ from tests.benchmarks.processes import CpuMeter
 
 __all__ = ["check_ledger", "measure"]
 
+_COMMAND = Path(sys.executable).with_name("ledger-worker")
 _SECONDS_MAX = 600.0
 
 
@@ -31,14 +33,13 @@ def measure(cluster: Cluster, url: str, told: Sequence[Event], prefix: str) -> t
         "LEDGER_KAFKA_BOOTSTRAP": cluster.kafka_bootstrap,
         "LEDGER_CONSUMER_GROUP": prefix,
         "LEDGER_START": "earliest",
-        "LEDGER_LOG_LEVEL": "WARNING",
+        "LEDGER_LOG_LEVEL": "warning",
         **{f"LEDGER_TOPIC_{name.upper()}": f"{prefix}.{name}" for name in _TOPICS},
     }
-    command = [sys.executable, "-m", "ledger_worker.cli"]
-    subprocess.run([*command, "topics", "create"], env=environment, check=True, capture_output=True)
+    subprocess.run([str(_COMMAND), "topics", "create"], env=environment, check=True, capture_output=True)
     _produce(cluster, told, prefix)
     ledger = engine(url)
-    with subprocess.Popen([*command, "run"], env=environment) as worker:
+    with subprocess.Popen([str(_COMMAND), "run"], env=environment) as worker:
         try:
             meter = CpuMeter(
                 {"worker and relay": worker.pid, "broker": cluster.kafka_pid}, {"postgres": cluster.postgres_pid}
@@ -62,7 +63,7 @@ def measure(cluster: Cluster, url: str, told: Sequence[Event], prefix: str) -> t
 def check_ledger(url: str) -> None:
     """Raises RuntimeError when `verify` finds anything wrong: a fast run that loses an event scores nothing."""
     found = subprocess.run(
-        [sys.executable, "-m", "ledger_worker.cli", "ledger", "verify", "--json"],
+        [str(_COMMAND), "ledger", "verify", "--json"],
         env={**os.environ, "LEDGER_DATABASE_URL": url, "LEDGER_KAFKA_BOOTSTRAP": "unused:9092"},
         check=False,
         capture_output=True,
