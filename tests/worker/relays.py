@@ -189,7 +189,7 @@ def read_told(settings: Settings, registry: Registry | None = None) -> Told:
 
 
 def require_nothing_lost_and_no_inversion(engine: Engine, told: Told) -> None:
-    """Promise 7: without repeats a customer's changes are 1, 2, … to its sequence, and its pictures never grow older."""
+    """Promise 7: without repeats a customer's changes are 1, 2, … to its sequence; its pictures never grow older."""
     with engine.connect() as conn:
         rows = conn.execute(text("SELECT customer_id, sequence FROM customer")).all()
     for customer_id, sequence in rows:
