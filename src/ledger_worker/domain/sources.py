@@ -169,7 +169,7 @@ def _outcome(
     known: Sequence[RecordedFact], fact: SourceFact, after: "_Telling", catalogue: Catalogue, *, changes_terms: bool
 ) -> Outcome:
     keyed = {key: content for earlier in known for key, content in _keyed(earlier.fact)}
-    if all(keyed.get(key) == content for key, content in _keyed(fact)):
+    if not changes_terms and all(keyed.get(key) == content for key, content in _keyed(fact)):
         return Outcome.DUPLICATE_FACT
     if _waits(fact, after):
         return Outcome.WAITING
@@ -240,8 +240,11 @@ def _telling(state: SourceState) -> _Telling:
     lines = _lines(state)
     cancellations: dict[str, tuple[int, datetime]] = {}
     for place, (_, recorded) in enumerate(state.facts):
-        if isinstance(recorded.fact, SubscriptionCancelled):
-            cancellations[recorded.fact.cancellation_id] = (place, recorded.fact.effective_at)
+        fact = recorded.fact
+        if isinstance(fact, SubscriptionCancelled):
+            known = cancellations.get(fact.cancellation_id)
+            if known is None or known[1] != fact.effective_at:
+                cancellations[fact.cancellation_id] = (place, fact.effective_at)
     return _Telling(lines, _refunds(state, lines), _periods(state), list(cancellations.values()))
 
 
@@ -319,12 +322,16 @@ def _lines(state: SourceState) -> dict[str, _OrderLine]:
 
 
 def _refunds(state: SourceState, lines: dict[str, _OrderLine]) -> list[_Refunded]:
-    """What each refund takes of each line, in order; shares are exact and end at one (RULES 13)."""
+    """What each refund takes of each line, in order; shares are exact and end at one (RULES 13).
+
+    A refund stands where it was first told as it is now.
+    """
     last_told: dict[str, tuple[datetime, PurchaseRefunded]] = {}
     for stands_at, recorded in state.facts:
-        if isinstance(recorded.fact, PurchaseRefunded):
-            last_told.pop(recorded.fact.refund_id, None)
-            last_told[recorded.fact.refund_id] = (stands_at, recorded.fact)
+        fact = recorded.fact
+        if isinstance(fact, PurchaseRefunded) and last_told.get(fact.refund_id, (None, None))[1] != fact:
+            last_told.pop(fact.refund_id, None)
+            last_told[fact.refund_id] = (stands_at, fact)
     gone = dict.fromkeys(lines, Fraction(0))
     refunds = []
     for refund_id, (at, fact) in last_told.items():
@@ -410,7 +417,7 @@ def _refund_outcome(fact: PurchaseRefunded, after: _Telling) -> Outcome:
 
 
 class _Period(msgspec.Struct):
-    """One told period of one item; `told_at` is where its last telling stands in the order of facts."""
+    """One told period of one item; `told_at` is where it was first told as it is now, in the order of facts."""
 
     item: SubscriptionItem
     start: datetime
@@ -431,23 +438,27 @@ def _periods(state: SourceState) -> dict[str, list[_Period]]:
         if isinstance(fact, SubscriptionRenewed) and not fact.items:
             renewals.append((place, stands_at, fact))
         for item in fact.items:
-            entered.setdefault((item.item_id, item.sku), stands_at)
-            told[item.item_id, fact.period_start] = _Period(
-                item, fact.period_start, fact.period_end, entered[item.item_id, item.sku], place
-            )
+            entered_at = entered.setdefault((item.item_id, item.sku), stands_at)
+            _tell_period(told, _Period(item, fact.period_start, fact.period_end, entered_at, place))
     for place, _, fact in sorted(renewals, key=lambda renewal: (renewal[2].period_start, renewal[0])):
         earlier = [period for period in told.values() if period.start < fact.period_start]
         last_start = max((period.start for period in earlier), default=None)
         for before in [period for period in earlier if period.start == last_start]:
             known = told.get((before.item.item_id, fact.period_start))
             if known is None or known.told_at < place:
-                told[before.item.item_id, fact.period_start] = _Period(
-                    before.item, fact.period_start, fact.period_end, before.entered_at, place
-                )
+                _tell_period(told, _Period(before.item, fact.period_start, fact.period_end, before.entered_at, place))
     by_item: dict[str, list[_Period]] = {}
     for (item_id, _), period in sorted(told.items(), key=lambda pair: pair[0]):
         by_item.setdefault(item_id, []).append(period)
     return by_item
+
+
+def _tell_period(told: dict[tuple[str, datetime], _Period], period: _Period) -> None:
+    """The period is as told, and stays where it was first told so: the same told again moves nothing (RULES 8)."""
+    key = (period.item.item_id, period.start)
+    known = told.get(key)
+    if known is None or (known.item, known.end) != (period.item, period.end):
+        told[key] = period
 
 
 def _subscription_terms(telling: _Telling, source_key: str, catalogue: Catalogue, version: int) -> list[GrantTerms]:
