@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ledger_worker.cli.reference import commands_page, outcomes_page
+from ledger_worker.cli.reference import catalogue_page, commands_page, outcomes_page
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -14,6 +14,10 @@ def test_the_page_of_commands_is_the_one_that_the_commands_make() -> None:
 
 def test_the_page_of_outcomes_is_the_one_that_the_lists_make() -> None:
     assert (REFERENCE / "outcomes.md").read_text(encoding="utf-8") == outcomes_page()
+
+
+def test_the_page_of_the_catalogue_file_is_the_one_that_its_fields_make() -> None:
+    assert (REFERENCE / "catalogue.md").read_text(encoding="utf-8") == catalogue_page()
 
 
 def test_every_outcome_and_reason_has_a_meaning_in_its_order() -> None:

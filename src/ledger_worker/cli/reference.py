@@ -1,7 +1,7 @@
-"""Pages of the documentation that are made from the code: the commands, and the lists of outcomes and reasons.
+"""Pages of the documentation that are made from the code: commands, outcomes and reasons, the catalogue file.
 
-`python -m ledger_worker.cli.reference commands` prints docs/reference/cli.md; with `outcomes` it prints
-docs/reference/outcomes.md. Tests refuse pages that say other than the code does.
+`python -m ledger_worker.cli.reference cli` prints docs/reference/cli.md, and so with `outcomes` and `catalogue`. Tests
+refuse pages that say other than the code does.
 """
 
 import ast
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["commands_page", "outcomes_page"]
+__all__ = ["catalogue_page", "commands_page", "outcomes_page"]
 
 _COMMANDS = """\
 # Commands
 
-`python -m ledger_worker.cli.reference commands > docs/reference/cli.md` prints this page anew.
+`python -m ledger_worker.cli.reference cli > docs/reference/cli.md` prints this page anew.
 
 Every command has `--help`, and where it prints something, `--json`: one line of JSON on standard output, for scripts.
 Errors and remarks are on standard error.
@@ -42,6 +42,36 @@ texts and let a word that you do not know be no error.
 
 `python -m ledger_worker.cli.reference outcomes > docs/reference/outcomes.md` prints this page anew.
 """
+
+
+_CATALOGUE = """\
+# The catalogue file
+
+What can be had, and what each product gives, as TOML for `ledger-worker catalog apply`;
+[docs/examples/catalogue.toml](../examples/catalogue.toml) is one. A field that is not listed here is refused.
+
+Each entitlement and each offer is published as a version that never changes. Applying a file publishes the next version
+of what differs from the newest one, and nothing else: the same file a second time changes nothing, and what is left out
+of the file stays as it is.
+
+`python -m ledger_worker.cli.reference catalogue > docs/reference/catalogue.md` prints this page anew.
+"""
+
+
+def catalogue_page() -> str:
+    """The page of the catalogue file, as Markdown."""
+    from ledger_worker.domain.catalogue import Allowance, Entitlement, Offer
+    from ledger_worker.wire.catalogue_file import fields_of
+
+    lines = [_CATALOGUE]
+    for title, kind in (("[[entitlement]]", Entitlement), ("[[offer]]", Offer), ("[[offer.allowance]]", Allowance)):
+        lines += [f"## `{title}`\n", f"{inspect.cleandoc(kind.__doc__ or '')}\n"]
+        lines += ["| field | expected | default | |", "|---|---|---|---|"]
+        for field in fields_of(kind):
+            default = {None: "must be written", "null": "(none)"}.get(field.default, f"`{field.default}`")
+            lines.append(f"| `{field.name}` | {field.expected} | {default} | {field.meaning} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def commands_page() -> str:
@@ -98,4 +128,4 @@ def _meanings(listed: type[StrEnum]) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"commands": commands_page, "outcomes": outcomes_page}[sys.argv[1]]())
+    sys.stdout.write({"cli": commands_page, "outcomes": outcomes_page, "catalogue": catalogue_page}[sys.argv[1]]())

@@ -16,7 +16,15 @@ import msgspec
 
 from ledger_worker.domain.catalogue import Allowance, Entitlement, Offer
 
-__all__ = ["ADDED_BY_PUBLISHING", "DEFINITIONS_MAX", "Definitions", "definitions_of", "definitions_of_toml"]
+__all__ = [
+    "ADDED_BY_PUBLISHING",
+    "DEFINITIONS_MAX",
+    "Definitions",
+    "Field",
+    "definitions_of",
+    "definitions_of_toml",
+    "fields_of",
+]
 
 DEFINITIONS_MAX = 10_000
 """Most entitlements and most offers in one file."""
@@ -30,6 +38,18 @@ class Definitions(msgspec.Struct, frozen=True, kw_only=True):
     entitlements: tuple[Entitlement, ...] = ()
     offers: tuple[Offer, ...] = ()
     problems: tuple[str, ...] = ()
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True):
+    """One field of a table: what is expected in it, and its default as JSON, None when it must be written.
+
+    `meaning` is what the words of a closed list mean, empty for other fields.
+    """
+
+    name: str
+    expected: str
+    default: str | None
+    meaning: str
 
 
 def definitions_of_toml(text: str) -> Definitions:
@@ -62,6 +82,21 @@ def definitions_of(tables: Mapping[str, object]) -> Definitions:
     problems += _repeated("entitlement", [each.key for each in defined.entitlements])
     problems += _repeated("offer", [each.sku for each in defined.offers])
     return msgspec.structs.replace(defined, problems=tuple(problems))
+
+
+def fields_of(kind: type[Entitlement | Offer | Allowance]) -> tuple[Field, ...]:
+    """What can be written in a table of that kind, in its order, without the tables in it."""
+    hints = get_type_hints(kind)
+    return tuple(
+        Field(
+            name=field.name,
+            expected=_expected(hints[field.name]),
+            default=None if field.required else msgspec.json.encode(field.default).decode(),
+            meaning=_meaning(hints[field.name]),
+        )
+        for field in msgspec.structs.fields(kind)
+        if field.name not in ADDED_BY_PUBLISHING and field.name != "allowances"
+    )
 
 
 _SHOWN_CHARACTERS_MAX = 60
@@ -139,9 +174,17 @@ def _repeated(kind: str, keys: list[str]) -> list[str]:
 def _expected(annotation: Any) -> str:  # noqa: ANN401 - whatever stands behind a field
     if get_origin(annotation) is UnionType:
         annotation = get_args(annotation)[0]
-    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+    if _is_closed_list(annotation):
         return "one of " + ", ".join(annotation)
     return _EXPECTED[annotation]
+
+
+def _meaning(annotation: Any) -> str:  # noqa: ANN401 - as above
+    return " ".join((annotation.__doc__ or "").split()) if _is_closed_list(annotation) else ""
+
+
+def _is_closed_list(annotation: Any) -> bool:  # noqa: ANN401 - as above
+    return isinstance(annotation, type) and issubclass(annotation, StrEnum)
 
 
 def _shown(found: object) -> str:
