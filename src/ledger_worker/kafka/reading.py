@@ -32,9 +32,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 def read_topic(broker: Mapping[str, str], reading: Reading) -> Iterator[Sequence[Record]]:
     """Yields the records in groups; within a partition in their order.
 
-    Without `follow` it ends at what was the end when it got there. With it, it never ends: an empty group says that all
-    that is there has been read, and comes at least twice a second while nothing is told. `tail` may yield fewer records
-    than asked, for the ends of transactions take offsets too. Raises ConfigurationError when the topic does not exist,
+    Without `follow` it ends at what was the end when it got there. With it, it never ends. The first empty group says
+    that all that was there has been read; others come twice a second while nothing more does. `tail` may yield fewer
+    records than asked, for the ends of transactions take offsets too. Raises ConfigurationError when the topic does not exist,
     UnavailableError when the brokers cannot be reached.
     """
     admin = admin_client(broker)
@@ -68,6 +68,7 @@ def read_topic(broker: Mapping[str, str], reading: Reading) -> Iterator[Sequence
 def _read(consumer: Consumer, unfinished: set[int], *, follow: bool) -> Iterator[Sequence[Record]]:
     silent_seconds = 0.0
     while unfinished or follow:
+        was_unfinished = bool(unfinished)
         messages = consumer.consume(_RECORDS_MAX, _POLL_SECONDS)
         silent_seconds = 0.0 if messages or not unfinished else silent_seconds + _POLL_SECONDS
         records = []
@@ -79,8 +80,10 @@ def _read(consumer: Consumer, unfinished: set[int], *, follow: bool) -> Iterator
                 unfinished.discard(message.partition() or 0)
             elif not error.retriable():
                 raise explained(error, "reading")
-        if records or not messages:
+        if records:
             yield records
+        if not unfinished and (was_unfinished or not messages):
+            yield ()
         if silent_seconds >= _SILENCE_SECONDS_MAX:
             raise explained(KafkaError(KafkaError._TIMED_OUT), "reading")  # noqa: SLF001 - as above
 
