@@ -34,8 +34,8 @@ def read_topic(broker: Mapping[str, str], reading: Reading) -> Iterator[Sequence
 
     Without `follow` it ends at what was the end when it got there. With it, it never ends. The first empty group says
     that all that was there has been read; others come twice a second while nothing more does. `tail` may yield fewer
-    records than asked, for the ends of transactions take offsets too. Raises ConfigurationError when the topic does not exist,
-    UnavailableError when the brokers cannot be reached.
+    records than asked, for the ends of transactions take offsets too. Raises ConfigurationError when the topic does
+    not exist, UnavailableError when the brokers cannot be reached.
     """
     admin = admin_client(broker)
     found = find_topics(admin, [reading.topic])[reading.topic]
