@@ -115,7 +115,7 @@ def wait_until(is_ready: Callable[[], bool], started: Started, mark: str, *, nam
     """The daemon is ready. Raises ConfigurationError when it ended instead, UnavailableError when it takes too long."""
     deadline = time.monotonic() + seconds_max
     while not is_ready():
-        if not is_running(started.pid, mark):
+        if _has_ended(started, mark):
             raise ConfigurationError(why_it_ended(name, started.log, started.log_start))
         if time.monotonic() > deadline:
             raise UnavailableError(f"{name} was not ready after {seconds_max:.0f} seconds; its log is {started.log}")
@@ -189,6 +189,17 @@ def free_ports(count: int) -> list[int]:
 def becomes_free(port: int) -> bool:
     """Whether a server can listen on that port of 127.0.0.1, at once or when a killed one has let go of it."""
     return _comes_true_within(lambda: _is_free(port), _PORT_RELEASE_SECONDS_MAX)
+
+
+def _has_ended(started: Started, mark: str) -> bool:
+    """Whether a daemon that was just launched is gone. Without a command line it is only becoming its program."""
+    import psutil
+
+    try:
+        command_line = psutil.Process(started.pid).cmdline()
+    except psutil.Error:
+        return True
+    return bool(command_line) and not any(mark in part for part in command_line)
 
 
 def _is_free(port: int) -> bool:
