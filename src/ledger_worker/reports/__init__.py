@@ -1,0 +1,1 @@
+"""Read-only SQL for people; nothing that a decision depends on may live here."""

@@ -1,0 +1,52 @@
+"""What became of everything that came by a topic: each record once, as an event, a duplicate or a dead letter."""
+
+from collections.abc import Mapping
+
+import msgspec
+from sqlalchemy import Connection, TextClause, text
+
+__all__ = ["Arrivals", "arrivals", "records_read"]
+
+
+class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
+    """Records read, and what became of them: events by outcome, duplicates, dead letters by reason."""
+
+    records: int
+    outcomes: Mapping[str, int]
+    duplicates: int
+    dead_letters: Mapping[str, int]
+
+    @property
+    def events(self) -> int:
+        """How many rows of the inbox came by a topic."""
+        return sum(self.outcomes.values())
+
+    @property
+    def unaccounted(self) -> int:
+        """Records that are neither; 0 unless the ledger is wrong."""
+        return self.records - self.events - self.duplicates - sum(self.dead_letters.values())
+
+
+_RECORDS = text("SELECT coalesce(sum(records), 0), coalesce(sum(duplicates), 0) FROM input_partition")
+_OUTCOMES = text("SELECT outcome, count(*) FROM event WHERE topic IS NOT NULL GROUP BY outcome ORDER BY outcome")
+_DEAD_LETTERS = text("SELECT reason, count(*) FROM dead_letter GROUP BY reason ORDER BY reason")
+
+
+def arrivals(connection: Connection) -> Arrivals:
+    """What became of every record so far. Reads the whole inbox; consistent in a snapshot, or while nothing arrives."""
+    records, duplicates = connection.execute(_RECORDS).one()
+    return Arrivals(
+        records=int(records),
+        outcomes=_counts(connection, _OUTCOMES),
+        duplicates=int(duplicates),
+        dead_letters=_counts(connection, _DEAD_LETTERS),
+    )
+
+
+def records_read(connection: Connection) -> int:
+    """How many records of all input topics have been applied, cheap enough to ask every second."""
+    return int(connection.execute(_RECORDS).one()[0])
+
+
+def _counts(connection: Connection, statement: TextClause) -> dict[str, int]:
+    return {row[0]: row[1] for row in connection.execute(statement)}
