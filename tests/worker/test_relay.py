@@ -10,9 +10,16 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import Message
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not marked so
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from sqlalchemy import Engine, text
 
 from ledger_worker.config import Settings
+from ledger_worker.kafka.client import admin_client
 from ledger_worker.store import database
 from ledger_worker.store.outgoing import DeadLetterRow, append_dead_letters
 from ledger_worker.wire.decode import decode_dead_letter_reference
@@ -233,6 +240,27 @@ def test_a_dead_letter_that_no_topic_takes_becomes_a_reference(settings: Setting
     assert told.dead_letter_id == row.dead_letter_id
     assert (told.size_bytes, told.sha256) == (3_000_000, sha256(value).digest())
     assert (reference.key(), after.value()) == (b"customer-1", b"small")
+
+
+def _set_size(settings: Settings, topic: str, bytes_max: int) -> None:
+    entry = ConfigEntry("max.message.bytes", str(bytes_max), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin = admin_client(settings.broker)
+    (altered,) = admin.incremental_alter_configs([resource]).values()
+    altered.result(30)
+
+
+def test_a_picture_that_the_topic_refuses_waits_until_the_topic_takes_it(settings: Settings, ledger: Engine) -> None:
+    _set_size(settings, settings.topic_state, 100)
+    with running_relay(settings) as shared:
+        with ledger.begin() as conn:
+            make_changes(conn, ["customer-1"])
+        shared.wake.set()
+        wait_until(lambda: shared.metrics.publish_failures._value.get() >= 2, "the topic has refused twice")  # noqa: SLF001 - the client has no reading of its own
+        assert read_told(settings).changes == {}
+        _set_size(settings, settings.topic_state, 1_000_000)
+        wait_until_told(ledger)
+    require_nothing_lost_and_no_inversion(ledger, read_told(settings))
 
 
 def test_each_lane_has_an_id_of_its_own_behind_the_name_of_the_group() -> None:

@@ -41,7 +41,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.domain.changes import CustomerPicture
 from ledger_worker.domain.outcomes import DeadLetterReason
-from ledger_worker.errors import ConfigurationError, FencedError, UnavailableError
+from ledger_worker.errors import ConfigurationError, FencedError, LedgerError, UnavailableError
 from ledger_worker.kafka.client import admin_client, explained, transactional_producer
 from ledger_worker.metrics import Stage
 from ledger_worker.store import lanes, outbox
@@ -74,6 +74,7 @@ _IDLE_SECONDS_LONGEST = 1.0
 _IDLE_GROWTH = 1.5
 # Below the time after which `/livez` calls a loop dead: an outage of the brokers must not restart us.
 _KAFKA_SECONDS_MAX = 20.0
+_FLUSH_SECONDS = 0.5
 _ABORT_SECONDS_MAX = 3.0
 _JOIN_SECONDS_MAX = 10.0
 _MESSAGE_CHARACTERS_MAX = 1000
@@ -254,7 +255,7 @@ class _PublishedLane:
         self._lease_seconds = lease_seconds
         self._loop = f"{_LOOP} of lane {lease.lane}"
         self._stages = shared.stages()
-        self._undelivered: KafkaError | None = None
+        self._undelivered: LedgerError | None = None
         self._renew_at = 0.0
         self._over = threading.Event()
         self._wake = threading.Event()
@@ -327,8 +328,8 @@ class _PublishedLane:
                     on_delivery=self._on_undelivered,
                 )
             self._stages.reached(Stage.RELAY_SENT)
+            self._deliver(producer)
             producer.commit_transaction(_KAFKA_SECONDS_MAX)
-            self._require_delivered()
         except BaseException:
             _abort(producer)
             raise
@@ -400,21 +401,24 @@ class _PublishedLane:
             if self.error is None:
                 self.error = error
 
-    def _require_delivered(self) -> None:
-        """The commit answers an error where a record was not delivered; the rows are deleted by no less than both."""
+    def _deliver(self, producer: Producer) -> None:
+        """The brokers have every record. Without this, a commit after one that was refused waits until it times out."""
+        until = time.monotonic() + _KAFKA_SECONDS_MAX
+        while producer.flush(_FLUSH_SECONDS) and self._undelivered is None:
+            if time.monotonic() > until:
+                raise UnavailableError(f"lane {self.lease.lane}: the brokers do not take its records")
         if self._undelivered is not None:
-            raise KafkaException(self._undelivered)
+            raise self._undelivered
 
-    def _on_undelivered(self, error: KafkaError | None, _message: Message) -> None:
+    def _on_undelivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and self._undelivered is None:
-            self._undelivered = error
+            self._undelivered = explained(error, f"record of key {message.key()!r} for topic {message.topic()}")
 
     def _explained(self, error: KafkaException) -> Exception:
         found: KafkaError = error.args[0]
         if found.code() in _FENCED_CODES:
             return FencedError(f"lane {self.lease.lane} is published by another relay now ({found.name()})")
-        # The commit says only that something was not delivered.
-        return explained(self._undelivered or found, f"lane {self.lease.lane} cannot be published")
+        return explained(found, f"lane {self.lease.lane} cannot be published")
 
     def _count(self, records: Iterable[_Record]) -> None:
         counts: dict[str, int] = {}
@@ -499,11 +503,16 @@ def _record_bytes_max(broker: dict[str, str], topic: str) -> int:
 
 
 def _abort(producer: Producer) -> None:
-    """Readers need not wait for what will not come. Where this fails, the lane's next `init_transactions` does it."""
+    """Readers need not wait for what will not come. Where this fails, the lane's next `init_transactions` does it.
+
+    Raises KafkaException when we are fenced: whatever went wrong before went wrong for that.
+    """
     try:
         producer.abort_transaction(_ABORT_SECONDS_MAX)
-    except KafkaException:
+    except KafkaException as error:
         producer.purge(blocking=False)
+        if error.args[0].code() in _FENCED_CODES:
+            raise
 
 
 def _described(error: BaseException) -> str:
