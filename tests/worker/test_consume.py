@@ -220,6 +220,25 @@ def test_an_outage_keeps_the_batch_and_the_membership_and_it_is_applied_once(pla
     assert recorder.is_idle()
 
 
+def test_a_worker_that_stops_during_an_outage_leaves_its_batch_to_the_next_owner(place: Place) -> None:
+    place.make_topics()
+    place.send("a")
+    first, second = Recorder(place.engine), Recorder(place.engine)
+    with running(place, first) as run:
+        first.events(1)
+        with place.engine.begin() as conn:
+            conn.execute(text("SELECT FROM input_partition FOR UPDATE"))
+            place.send("b", "c")
+            eventually(lambda: run.metric("ledger_consumer_is_paused") == 1)
+            run.stop()
+            assert run.metric("ledger_consumer_is_paused") == 0
+    with running(place, second):
+        applied = second.events(2)
+
+    assert applied == ["b", "c"]
+    assert first.is_idle()
+
+
 def test_a_batch_whose_commit_was_not_answered_is_not_applied_again(place: Place) -> None:
     place.make_topics()
     place.send("a")

@@ -3,11 +3,8 @@
 One thread, and nobody else touches the consumer. What the database says is the truth: where a partition goes on comes
 from its row, and Kafka is told offsets only as a hint for tools that watch the lag.
 
-**Claims.** A partition that is assigned is paused at once. Outside the callback, its row is claimed
-(`store.partitions`), then the consumer seeks to the row's offset and resumes. From then on a predecessor that still
-believes it owns the partition writes nothing: its next batch is fenced. When a batch of ours is fenced, another worker
-has claimed one of its partitions. The batch is dropped, and what is still assigned to us is claimed again, each time
-after a longer wait, so that two workers that both believe they own a partition do not keep taking it from each other.
+**A fence** in the transaction tells whether the partitions are still ours (`worker.assignment` tells how they become
+so). If not, nothing was written and the batch is dropped.
 
 **A lost answer to COMMIT** leaves open whether the batch was applied. It is tried again like after any outage. If it
 was applied, the compare-and-set fails, and the rows show our epoch at exactly the batch's end: then it is done.
@@ -20,46 +17,37 @@ that are revoked or lost; whoever gets these reads them again from where the row
 """
 
 import contextlib
-import os
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import msgspec
 import structlog
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined]  # public, but not marked so
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ledger_worker.apply import Applied, Batch, Delivery, Move, Rejected
-from ledger_worker.config import GroupProtocol, Start
+from ledger_worker.config import GroupProtocol
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BadBytesError, BrokenInvariantError, ConfigurationError, FencedError, UnavailableError
 from ledger_worker.kafka.client import admin_client, explained, group_consumer, is_without_consumer_protocol
-from ledger_worker.kafka.positions import ask_topics, find_topics, found_topics, watermarks
 from ledger_worker.metrics import Stage, Stages
-from ledger_worker.store import partitions
-from ledger_worker.store.partitions import Position
 from ledger_worker.wire.decode import decode
 from ledger_worker.wire.headers import traceparent_of
 from ledger_worker.wire.record import Record
 from ledger_worker.wire.schemas import TopicFamily
+from ledger_worker.worker.assignment import Assignment, Place
 from ledger_worker.worker.culprit import shortest_failing
 from ledger_worker.worker.faults import Backoff, Fault, fault_of, sqlstate_class, sqlstate_of
 from ledger_worker.worker.shared import Shared
 
 __all__ = ["Transactions", "run_consume"]
 
-Place = tuple[str, int]
-"""A partition: topic and number."""
-
 _LOOP = "consume"
 _BATCH = "a batch"
-_CLAIMS = "claims"
 _POLL_SECONDS = 0.1
 """How long a poll waits when nothing comes: how late a stop or a new claim is noticed at most."""
 _BATCH_RECORDS_MIN = 50
@@ -123,52 +111,37 @@ class _Loop:
         self._transactions = transactions
         self._protocol = protocol
         self._log = structlog.get_logger()
-        self._owner = f"{socket.gethostname()}/{os.getpid()}"
         self._families = {
             settings.topic_purchases: TopicFamily.PURCHASES,
             settings.topic_subscriptions: TopicFamily.SUBSCRIPTIONS,
             settings.topic_usage: TopicFamily.USAGE,
         }
         self._consumer = group_consumer(settings.broker, settings.consumer_group, protocol)
-        self._admin = admin_client(settings.broker)
-        # What is assigned to us; None until it is claimed.
-        self._assigned: dict[Place, Position | None] = {}
-        # What the consumer fetches now: claimed, not halted, and no batch waits.
-        self._running: set[Place] = set()
-        self._was_assigned = False
+        self._assignment = Assignment(
+            shared, stages, self._consumer, admin_client(settings.broker), on_gone=self._on_gone
+        )
         self._pending: _Pending | None = None
         self._batch_max = settings.batch_events_max
-        self._claim_at = 0.0
-        self._claim_backoff = Backoff()
-        self._fence_backoff = Backoff(longest_seconds=10.0)
         self._batch_backoff = Backoff()
-        self._hinted: dict[Place, int] = {}
-        self._last_record_at: dict[Place, datetime] = {}
-        self._asked_topics: Mapping[str, Future[TopicDescription]] = {}
         self._next_hint = self._next_watch = self._next_gauges = 0.0
         self._polled_at = time.monotonic()
 
     def run(self) -> None:
         """Turns until it is told to stop, then leaves the group."""
-        self._consumer.subscribe(
-            list(self._settings.input_topics),
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
-        )
+        self._assignment.subscribe(self._settings.input_topics)
         try:
             while not self._shared.stop.is_set():
                 self._turn()
         finally:
             self._shared.health.ended(_LOOP)
-            self._hint()
+            self._assignment.hint()
             self._consumer.close()
 
     def _turn(self) -> None:
         self._shared.health.turned(_LOOP)
-        self._claim()
-        self._steer()
+        self._assignment.claim()
         if self._pending is None:
+            self._assignment.fetch()
             records = self._take()
             if records:
                 self._pending = _Pending(records)
@@ -223,8 +196,8 @@ class _Loop:
             if topic is None or partition is None or offset is None:
                 continue
             place = (topic, partition)
-            position = self._assigned.get(place)
-            if position is None or place not in self._running or offset < reached.get(place, position.next_offset):
+            position = self._assignment.fetched(place)
+            if position is None or offset < reached.get(place, position.next_offset):
                 self._metrics.dropped.labels(topic=topic).inc()
                 continue
             reached[place] = offset + 1
@@ -235,37 +208,18 @@ class _Loop:
         error = message.error()
         if error is None:
             return
-        is_first = not self._was_assigned and self._settings.group_protocol is GroupProtocol.AUTO
+        is_first = not self._assignment.was_made and self._settings.group_protocol is GroupProtocol.AUTO
         if is_first and self._protocol is GroupProtocol.AUTO and is_without_consumer_protocol(error):
             raise _WithoutConsumerProtocolError
         partition = message.partition()
         place = (message.topic() or "", -1 if partition is None else partition)
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the library's name for its own error
-            self._on_missing_offset(place)
+            self._assignment.on_missing_offset(place)
             return
         ours = explained(error, f"the consumer of group {self._settings.consumer_group}")
         if isinstance(ours, ConfigurationError) or error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
             raise ours
         self._log.warning("kafka_error", error=error.str(), code=error.name(), topic=place[0], partition=place[1])
-
-    def _on_missing_offset(self, place: Place) -> None:
-        """The broker has no record at the offset that was asked for; that must never be skipped in silence."""
-        position = self._assigned.get(place)
-        if position is None or place not in self._running:
-            return  # of the time before it was claimed
-        try:
-            known = watermarks(self._admin, [place])[place]
-        except UnavailableError:
-            self._running.discard(place)  # seek once more, and ask again
-            return
-        if known.low <= position.next_offset <= known.high:
-            self._running.discard(place)  # the answer was about another offset: seek once more
-            return
-        raise ConfigurationError(
-            f"partition {place[0]}/{place[1]} goes on at offset {position.next_offset}, but the topic has offsets from "
-            f"{known.low} to {known.high}: records were deleted before they were applied, or the topic lost its end. "
-            "Nothing is skipped: restore the records, or the owner of the schema sets next_offset in input_partition"
-        )
 
     # -- applying ------------------------------------------------------------------------------------------------------
 
@@ -293,9 +247,9 @@ class _Loop:
         deliveries, rejected = [], []
         for record in records:
             place = (record.topic, record.partition)
-            position = self._assigned[place]
+            position = self._assignment.claimed(place)
             if position is None:
-                continue  # cannot be: a partition that is not claimed has no record here
+                continue  # cannot be: when a partition goes, its records go too
             begun = moves.get(place)
             moves[place] = Move(
                 topic=record.topic,
@@ -369,11 +323,11 @@ class _Loop:
         )
 
     def _on_applied(self, pending: _Pending, batch: Batch, applied: Applied, seconds: float) -> None:
-        self._advance(batch)
+        self._advance(pending, batch)
         if applied.changes or applied.dead_letters:
             self._shared.wake.set()
         self._shared.health.database_answered()
-        self._measure(pending.records, batch, applied, seconds)
+        self._measure(pending.records, applied, seconds)
         self._adapt(len(pending.records), seconds)
         self._log.info(
             "batch_applied",
@@ -387,20 +341,32 @@ class _Loop:
             attempts=pending.attempts,
         )
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, pending: _Pending, batch: Batch) -> None:
         """The batch is committed: its partitions go on behind it, and the next batch may come."""
-        for move in batch.moves:
-            place = (move.topic, move.partition)
-            position = self._assigned.get(place)
-            if position is not None:
-                self._assigned[place] = msgspec.structs.replace(position, next_offset=move.to_offset)
+        newest = {
+            (record.topic, record.partition): record.timestamp
+            for record in pending.records
+            if record.timestamp is not None
+        }
+        self._assignment.advance(batch.moves, newest)
+        self._drop_pending()
+
+    def _drop_pending(self) -> None:
+        """No batch waits any more."""
         self._pending = None
         self._batch_backoff.reset()
-        self._fence_backoff.reset()
         self._metrics.is_paused.set(0)
         self._shared.health.waits(_BATCH, None)
 
-    def _measure(self, records: Sequence[Record], batch: Batch, applied: Applied, seconds: float) -> None:
+    def _on_gone(self, places: set[Place]) -> None:
+        """Partitions went to another worker, who reads what was not applied: nothing of them is kept."""
+        if self._pending is None:
+            return
+        self._pending = self._pending.without(places)
+        if self._pending is None:
+            self._drop_pending()
+
+    def _measure(self, records: Sequence[Record], applied: Applied, seconds: float) -> None:
         metrics = self._metrics
         for outcome, count in applied.outcomes.items():
             metrics.events.labels(outcome=outcome).inc(count)
@@ -410,22 +376,16 @@ class _Loop:
         metrics.changes.inc(applied.changes)
         metrics.batch_records.observe(len(records))
         metrics.batch_seconds.observe(seconds)
-        # One observation a partition, of its oldest record: one a record would cost more than it tells.
-        now, seen = datetime.now(UTC), set()
-        counts: dict[str, int] = {}
-        for record in records:
-            counts[record.topic] = counts.get(record.topic, 0) + 1
-            place = (record.topic, record.partition)
-            if record.timestamp is not None:
-                if place not in seen:
-                    seen.add(place)
-                    waited = (now - record.timestamp).total_seconds()
-                    metrics.end_to_end_seconds.labels(until="committed").observe(max(waited, 0.0))
-                self._last_record_at[place] = record.timestamp
-        for topic, count in counts.items():
+        for topic, count in Counter(record.topic for record in records).items():
             metrics.records.labels(topic=topic).inc(count)
-        for move in batch.moves:
-            metrics.next_offset.labels(topic=move.topic, partition=str(move.partition)).set(move.to_offset)
+        # One observation a partition, of its oldest record: one a record would cost more than it tells.
+        now, oldest = datetime.now(UTC), {}
+        for record in reversed(records):
+            oldest[record.topic, record.partition] = record.timestamp
+        for timestamp in oldest.values():
+            if timestamp is not None:
+                waited = (now - timestamp).total_seconds()
+                metrics.end_to_end_seconds.labels(until="committed").observe(max(waited, 0.0))
 
     def _adapt(self, records: int, seconds: float) -> None:
         """The next batch is of a size that should hold its locks for the target time."""
@@ -452,7 +412,7 @@ class _Loop:
         """The batch stays in memory, the partitions are paused, and it is tried again later."""
         seconds = self._batch_backoff.next_seconds()
         pending.retry_at = time.monotonic() + seconds
-        self._steer()
+        self._assignment.hold()
         self._metrics.is_paused.set(1)
         self._shared.health.waits(_BATCH, why)
         self._log.warning(
@@ -469,246 +429,27 @@ class _Loop:
 
     def _after_fence(self, pending: _Pending, error: FencedError) -> None:
         """The batch was applied already (its answer was lost), or it is dropped and what we lost is claimed again."""
-        moves = pending.batch.moves if pending.batch is not None else ()
-        with self._shared.engine.connect() as conn:
-            rows = partitions.read(conn, sorted({move.topic for move in moves}))
-        self._shared.health.database_answered()
-        found = {place: rows.get(place) for move in moves for place in [(move.topic, move.partition)]}
-        is_applied = all(
-            row is not None and (row.owner_epoch, row.next_offset) == (move.owner_epoch, move.to_offset)
-            for move in moves
-            for row in [found[move.topic, move.partition]]
-        )
-        if is_applied and pending.batch is not None:
-            self._advance(pending.batch)
+        batch = pending.batch
+        if batch is not None and self._assignment.were_ours(batch.moves):
+            self._advance(pending, batch)
             self._shared.wake.set()
-            self._log.warning("batch_was_applied", partitions=_spans(pending.batch), attempts=pending.attempts)
+            self._log.warning("batch_was_applied", partitions=_spans(batch), attempts=pending.attempts)
             return
+        self._drop_pending()
         self._metrics.fenced.labels(loop=_LOOP).inc()
         self._log.warning("batch_fenced", records=len(pending.records), error=str(error))
-        self._pending = None
-        self._metrics.is_paused.set(0)
-        self._shared.health.waits(_BATCH, None)
-        for place, row in found.items():
-            ours = self._assigned.get(place)
-            if ours is not None:
-                self._assigned[place] = row if row is not None and row.owner_epoch == ours.owner_epoch else None
-                self._stop_fetching([place])
-        self._claim_at = time.monotonic() + self._fence_backoff.next_seconds()
-
-    # -- claims and fetching -------------------------------------------------------------------------------------------
-
-    def _claim(self) -> None:
-        """Every assigned partition is claimed, or the attempt is repeated later. Raises ConfigurationError."""
-        unclaimed = [place for place, position in self._assigned.items() if position is None]
-        if not unclaimed or time.monotonic() < self._claim_at:
-            return
-        try:
-            found = find_topics(self._admin, sorted({topic for topic, _ in unclaimed}))
-            for place in unclaimed:
-                self._claim_one(place, found[place[0]].topic_id, found[place[0]].partitions)
-        except (UnavailableError, PoolTimeoutError, LookupError) as error:
-            self._claim_later(str(error))
-        except DBAPIError as error:
-            self._metrics.database_failures.labels(sqlstate_class=sqlstate_class(error)).inc()
-            if fault_of(error) is not Fault.OUTAGE:
-                raise
-            self._claim_later(f"{type(error.orig).__name__} (SQLSTATE {sqlstate_of(error)})")
-        else:
-            self._claim_backoff.reset()
-            self._shared.health.database_answered()
-            self._shared.health.waits(_CLAIMS, None)
-        self._count_claims()
-
-    def _claim_one(self, place: Place, topic_id: str, partition_count: int) -> None:
-        """A transaction for each partition: one that has to wait for a zombie's batch keeps no other waiting."""
-        topic, partition = place
-        try:
-            with self._shared.engine.begin() as conn:
-                position = partitions.claim(conn, topic, partition, topic_id, self._owner)
-        except LookupError:
-            self._introduce(topic, topic_id, partition_count)
-            with self._shared.engine.begin() as conn:
-                position = partitions.claim(conn, topic, partition, topic_id, self._owner)
-        self._assigned[place] = position
-        self._log.info(
-            "partition_claimed",
-            topic=topic,
-            partition=partition,
-            owner_epoch=position.owner_epoch,
-            next_offset=position.next_offset,
-            is_halted=position.is_halted,
-        )
-
-    def _introduce(self, topic: str, topic_id: str, partition_count: int) -> None:
-        found = watermarks(self._admin, [(topic, partition) for partition in range(partition_count)])
-        lows = {partition: known.low for (_, partition), known in found.items()}
-        highs = {partition: known.high for (_, partition), known in found.items()}
-        starts = lows if self._settings.start is Start.EARLIEST else highs
-        with self._shared.engine.begin() as conn:
-            partitions.introduce(conn, topic, topic_id, starts=starts, lows=lows)
-
-    def _claim_later(self, why: str) -> None:
-        seconds = self._claim_backoff.next_seconds()
-        self._claim_at = time.monotonic() + seconds
-        self._shared.health.waits(_CLAIMS, why)
-        self._log.warning("claim_waits", seconds=round(seconds, 2), error=why)
-
-    def _steer(self) -> None:
-        """The consumer fetches what is claimed, not halted and not held up by a batch that waits; nothing else."""
-        if self._pending is not None:
-            self._stop_fetching(list(self._running))
-            return
-        for place, position in self._assigned.items():
-            if position is None or position.is_halted or place in self._running:
-                continue
-            target = TopicPartition(*place, position.next_offset)
-            try:
-                self._consumer.seek(target)
-            except KafkaException as error:
-                self._log.debug("seek_waits", topic=place[0], partition=place[1], error=str(error))
-                continue  # it is still being assigned: the next turn seeks again
-            self._consumer.resume([target])
-            self._running.add(place)
-
-    def _stop_fetching(self, places: Sequence[Place]) -> None:
-        stopped = [TopicPartition(*place) for place in places if place in self._running]
-        if stopped:
-            self._consumer.pause(stopped)
-            self._running.difference_update(places)
-
-    # -- rebalances: called by the client inside a poll; they must not raise -------------------------------------------
-
-    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        # With an offset, so that the client asks Kafka for none; paused, until the claim has told the true one.
-        begun = [TopicPartition(each.topic, each.partition, 0) for each in assigned]
-        consumer.incremental_assign(begun)
-        consumer.pause(begun)
-        for each in begun:
-            self._assigned[each.topic, each.partition] = None
-        self._was_assigned = True
-        self._claim_at = 0.0
-        self._rebalanced("assign", begun)
-
-    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
-        self._hint()
-        self._forget(revoked)
-        consumer.incremental_unassign(revoked)
-        self._rebalanced("revoke", revoked)
-
-    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
-        self._forget(lost)
-        consumer.incremental_unassign(lost)
-        self._rebalanced("lost", lost)
-
-    def _forget(self, gone: Iterable[TopicPartition]) -> None:
-        places = {(each.topic, each.partition) for each in gone}
-        for place in places:
-            self._assigned.pop(place, None)
-            self._hinted.pop(place, None)
-            self._running.discard(place)
-            self._forget_gauges(place)
-        if self._pending is not None:
-            self._pending = self._pending.without(places)
-
-    def _rebalanced(self, kind: str, places: Iterable[TopicPartition]) -> None:
-        self._metrics.rebalances.labels(kind=kind).inc()
-        self._count_claims()
-        self._log.info("rebalanced", kind=kind, partitions=sorted(f"{each.topic}/{each.partition}" for each in places))
-
-    # -- now and then --------------------------------------------------------------------------------------------------
 
     def _now_and_then(self) -> None:
         now = time.monotonic()
         if now >= self._next_gauges:
             self._next_gauges = now + _GAUGE_SECONDS
-            self._set_gauges()
+            self._assignment.set_gauges()
         if now >= self._next_hint:
             self._next_hint = now + _HINT_SECONDS
-            self._hint()
+            self._assignment.hint()
         if now >= self._next_watch:
             self._next_watch = now + _WATCH_SECONDS
-            self._watch()
-
-    def _hint(self) -> None:
-        """Kafka is told where we stand, for tools that show the lag; nothing of ours ever reads it."""
-        stand = {place: position.next_offset for place, position in self._assigned.items() if position is not None}
-        news = {place: offset for place, offset in stand.items() if self._hinted.get(place) != offset}
-        if not news:
-            return
-        self._stages.begin()
-        with contextlib.suppress(KafkaException):
-            offsets = [TopicPartition(*place, offset) for place, offset in news.items()]
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-            self._hinted.update(news)
-        self._stages.reached(Stage.OFFSETS_HINTED)
-
-    def _watch(self) -> None:
-        """What others may have done is noticed: a partition halted or released, a topic made again."""
-        if not self._assigned:
-            return
-        topics = sorted({topic for topic, _ in self._assigned})
-        self._compare_topics()
-        self._asked_topics = ask_topics(self._admin, topics)
-        try:
-            with self._shared.engine.connect() as conn:
-                rows = partitions.read(conn, topics)
-        except (DBAPIError, PoolTimeoutError) as error:
-            self._log.warning("watch_failed", error=type(error).__name__)
-            return
-        self._shared.health.database_answered()
-        for place, position in self._assigned.items():
-            row = rows.get(place)
-            if position is None or row is None or row.owner_epoch != position.owner_epoch:
-                continue  # taken by another: our next batch finds out, and until then there is nothing to do
-            if row.is_halted != position.is_halted:
-                self._assigned[place] = msgspec.structs.replace(
-                    position, is_halted=row.is_halted, halted_reason=row.halted_reason
-                )
-                name = "partition_halted" if row.is_halted else "partition_released"
-                self._log.warning(name, topic=place[0], partition=place[1], reason=row.halted_reason)
-                self._stop_fetching([place])
-        self._count_claims()
-
-    def _compare_topics(self) -> None:
-        """Raises ConfigurationError when a topic that we read was made again under its name."""
-        if not self._asked_topics or not all(future.done() for future in self._asked_topics.values()):
-            return
-        try:
-            found = found_topics(self._asked_topics)
-        except UnavailableError:
-            return
-        for (topic, _), position in self._assigned.items():
-            if position is not None and topic in found and found[topic].topic_id != position.topic_id:
-                raise partitions.made_again(topic, found[topic].topic_id, position.topic_id)
-
-    def _set_gauges(self) -> None:
-        now = datetime.now(UTC)
-        for place, position in self._assigned.items():
-            if position is None:
-                continue
-            # What the last fetch answered: no request is made.
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
-            if high < 0:
-                continue
-            waiting = max(high - position.next_offset, 0)
-            last = self._last_record_at.get(place)
-            age = max((now - last).total_seconds(), 0.0) if waiting and last is not None else 0.0
-            labels = {"topic": place[0], "partition": str(place[1])}
-            self._metrics.lag_records.labels(**labels).set(waiting)
-            self._metrics.lag_seconds.labels(**labels).set(age)
-
-    def _forget_gauges(self, place: Place) -> None:
-        self._last_record_at.pop(place, None)
-        for gauge in (self._metrics.lag_records, self._metrics.lag_seconds, self._metrics.next_offset):
-            with contextlib.suppress(KeyError):
-                gauge.remove(place[0], str(place[1]))
-
-    def _count_claims(self) -> None:
-        held = [position for position in self._assigned.values() if position is not None]
-        self._metrics.claimed.set(len(held))
-        self._metrics.unclaimed.set(len(self._assigned) - len(held))
-        self._metrics.halted.set(sum(position.is_halted for position in held))
+            self._assignment.watch()
 
 
 def _record(message: Message, topic: str, partition: int, offset: int) -> Record:
