@@ -77,7 +77,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def simulate(*, customers: int, seed: int, now: datetime) -> Simulation:
-    """The lives of `customers` customers over the last ninety days before `now`, about 13 records each."""
+    """The lives of `customers` customers over the last ninety days before `now`, about 12 records each."""
     teller = _Teller(seed, now)
     for number in range(customers):
         teller.tell_life(f"customer-{number:06}", number)
@@ -86,9 +86,11 @@ def simulate(*, customers: int, seed: int, now: datetime) -> Simulation:
 
 
 _SHOP, _METERS = "shop", "meters"
-_DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
+_DAY, _HOUR, _SECOND = timedelta(days=1), timedelta(hours=1), timedelta(seconds=1)
 _PERIOD = 30 * _DAY
 _LIFE_DAYS_MAX = 88
+_NEW_CUSTOMERS, _NEW_DAYS = 0.7, 3
+"""The share of customers that came within the last days: they have not seen the end of a period."""
 _USED_BY_PLAN = {
     "starter-monthly": (("api-calls", 160),),
     "team-monthly": (("api-calls", 700), ("exports", 9), ("render-minutes", 24)),
@@ -118,6 +120,7 @@ class _Life(msgspec.Struct):
     """One customer while its life is made up: the chance is its own, so that customers do not depend on each other."""
 
     customer_id: str
+    number: str
     chance: random.Random
     joined_at: datetime
     now: datetime
@@ -232,11 +235,8 @@ def _is_retold(event: Event) -> bool:
 
 
 def _delay(chance: random.Random) -> timedelta:
-    """How late a record is sent: most at once, some by hours, few by weeks."""
-    drawn = chance.random()
-    if drawn < 0.8:  # noqa: PLR2004 - a share that is said here and nowhere else
-        return chance.random() * _SECOND
-    return chance.random() * (_DAY if drawn < 0.96 else 20 * _DAY)  # noqa: PLR2004 - as above
+    """How late a record is sent: most at once, some by minutes or hours, few by weeks."""
+    return chance.random() * chance.choices((_SECOND, _HOUR, _DAY, 20 * _DAY), (75, 15, 8, 2))[0]
 
 
 def _record(event: Event) -> SimulatedRecord:
@@ -254,10 +254,12 @@ def _record(event: Event) -> SimulatedRecord:
 def _make_life(customer_id: str, seed: int, number: int, now: datetime) -> _Life:
     """What one customer did, in no order yet but that of making it up."""
     chance = random.Random(f"{seed}/{number}")  # noqa: S311 - as above
+    days = _NEW_DAYS if chance.random() < _NEW_CUSTOMERS else _LIFE_DAYS_MAX
     life = _Life(
         customer_id=customer_id,
+        number=f"{number:06}",
         chance=chance,
-        joined_at=now - _LIFE_DAYS_MAX * _DAY + chance.random() * (_LIFE_DAYS_MAX - 3) * _DAY,
+        joined_at=now - chance.uniform(0.1, 1) * days * _DAY,
         now=now,
         has_versions=chance.random() < 0.5,  # noqa: PLR2004 - a half
     )
@@ -272,11 +274,13 @@ def _make_life(customer_id: str, seed: int, number: int, now: datetime) -> _Life
 def _subscribe(life: _Life) -> None:
     chance = life.chance
     sku = chance.choice(tuple(_USED_BY_PLAN))
-    subscription_id = f"subscription-{life.customer_id}"
+    subscription_id = life.number
     item = SubscriptionItem(item_id="plan", sku=sku, quantity=chance.choice((1, 1, 1, 2, 3)))
     life.used += _USED_BY_PLAN[sku]
     start = life.joined_at
-    cancelled_at = start + chance.random() * _LIFE_DAYS_MAX * _DAY if chance.random() < 0.15 else None  # noqa: PLR2004
+    cancelled_at = None
+    if chance.random() < 0.1:  # noqa: PLR2004 - one in ten gives up
+        cancelled_at = start + chance.random() * (life.now - start)
     version = 0
     while start < life.now and (cancelled_at is None or start < cancelled_at):
         version += 1
@@ -286,18 +290,18 @@ def _subscribe(life: _Life) -> None:
             fact = SubscriptionActivated(
                 subscription_id=subscription_id, items=(item,), period_start=start, period_end=end
             )
-        _tell(life, _SHOP, f"{subscription_id}-{version}", start, fact, version)
+        _tell(life, _SHOP, f"subscription-{subscription_id}-{version}", start, fact, version)
         start = end
-    if cancelled_at is not None and cancelled_at < life.now:
+    if cancelled_at is not None:
         fact = SubscriptionCancelled(
-            subscription_id=subscription_id, cancellation_id=f"{subscription_id}-end", effective_at=cancelled_at
+            subscription_id=subscription_id, cancellation_id=f"end-{subscription_id}", effective_at=cancelled_at
         )
-        _tell(life, _SHOP, f"{subscription_id}-{version + 1}", cancelled_at, fact, version + 1)
+        _tell(life, _SHOP, f"subscription-{subscription_id}-{version + 1}", cancelled_at, fact, version + 1)
 
 
 def _buy(life: _Life, place: int) -> None:
     chance = life.chance
-    order_id = f"order-{life.customer_id}-{place}"
+    order_id = f"{life.number}-{place}"
     skus = chance.sample(tuple(_USED_BY_PACK), chance.choice((1, 1, 1, 2)))
     lines = []
     for number, sku in enumerate(skus, start=1):
@@ -311,15 +315,15 @@ def _buy(life: _Life, place: int) -> None:
         lines.append(PurchaseLine(line_id="gift", sku=_UNKNOWN_SKU, quantity=1, amount=500))
     bought_at = life.joined_at + chance.random() * (life.now - life.joined_at)
     bought = PurchaseCompleted(order_id=order_id, lines=tuple(lines), currency="EUR")
-    _tell(life, _SHOP, order_id, bought_at, bought, 1)
+    _tell(life, _SHOP, f"order-{order_id}", bought_at, bought, 1)
     if chance.random() < 0.12:  # noqa: PLR2004 - one order in eight comes back
         refunded_at = bought_at + chance.random() * (life.now - bought_at)
         refund = _refund(chance, order_id, lines)
-        _tell(life, _SHOP, refund.refund_id, refunded_at, refund, 2)
+        _tell(life, _SHOP, f"refund-{order_id}", refunded_at, refund, 2)
 
 
 def _refund(chance: random.Random, order_id: str, lines: Sequence[PurchaseLine]) -> PurchaseRefunded:
-    refund_id = f"refund-{order_id}"
+    refund_id = f"{order_id}-back"
     drawn = chance.random()
     if drawn < 0.5:  # noqa: PLR2004 - half of the refunds are of the whole order
         return PurchaseRefunded(order_id=order_id, refund_id=refund_id)
@@ -340,7 +344,7 @@ def _use(life: _Life) -> None:
         at = life.joined_at + chance.random() * (life.now - life.joined_at)
         units = max(1, round(usual * chance.uniform(0.2, 1.8)))
         fact = UsageRecorded(entitlement=entitlement, units=units)
-        _tell(life, _METERS, f"use-{life.customer_id}-{place}", at, fact, None)
+        _tell(life, _METERS, f"use-{life.number}-{place}", at, fact, None)
 
 
 def _tell(life: _Life, source: str, event_id: str, at: datetime, fact: Fact, version: int | None) -> None:
