@@ -147,6 +147,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "at once.",
         ),
     ] = 0.05
+    lane_lease_seconds: Annotated[
+        _Seconds,
+        Meta(description="How long a relay that gives no sign keeps its lanes: until then nobody else publishes them."),
+    ] = 10.0
     grace_seconds: Annotated[
         _Seconds, Meta(description="How long the process may take to stop after SIGTERM or SIGINT.")
     ] = 25.0

@@ -33,7 +33,8 @@ class ConfigurationError(LedgerError):
 class BadBytesError(LedgerError):
     """One record cannot be read as an event.
 
-    `reason` is a member of `domain.outcomes.DeadLetterReason` (as its string value), the message says what was expected.
+    `reason` is a member of `domain.outcomes.DeadLetterReason` (as its string value), the message says what was
+    expected.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -28,6 +28,7 @@ from ledger_worker.local.tuning import DURABLE
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store.database import engine, migrate
+from ledger_worker.worker.process import calm_collector
 from tests.benchmarks import end_to_end, floor
 from tests.benchmarks.processes import CpuMeter
 from tests.benchmarks.workload import ENTITLEMENTS, OFFERS, Workload, events
@@ -57,6 +58,7 @@ def main() -> int:
     arguments = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
     print(f"# {_machine()}", flush=True)
+    calm_collector()
     try:
         started = local_cluster.start(folder / "cluster", DURABLE)
         rounds = []

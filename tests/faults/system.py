@@ -100,6 +100,8 @@ class System:
             "LEDGER_CONSUMER_GROUP": self.settings.consumer_group,
             "LEDGER_LOG_LEVEL": "warning",
             "LEDGER_BATCH_EVENTS_MAX": "100",
+            "LEDGER_LANE_LEASE_SECONDS": "2",
+            "LEDGER_IDLE_IN_TRANSACTION_SESSION_TIMEOUT_SECONDS": "5",
             **{f"LEDGER_TOPIC_{name.upper()}": getattr(self.settings, f"topic_{name}") for name in _TOPICS},
         }
         if crash_at is not None:
@@ -121,6 +123,17 @@ class System:
     def wait_until_applied(self, records: int, *workers: subprocess.Popen[bytes]) -> None:
         """So many records are applied. Fails when it takes too long or one of the workers ends."""
         _wait(lambda: self.applied() >= records, f"{records} records applied", workers)
+
+    def claims(self) -> int:
+        """How often an input partition was claimed so far."""
+        with self.ledger.connect() as connection:
+            return int(
+                connection.execute(text("SELECT coalesce(sum(owner_epoch), 0) FROM input_partition")).scalar_one()
+            )
+
+    def wait_until_claimed(self, more_than: int, *workers: subprocess.Popen[bytes]) -> None:
+        """A partition was claimed once more."""
+        _wait(lambda: self.claims() > more_than, "a claim", workers)
 
     def wait_until_finished(self, load: Load, *workers: subprocess.Popen[bytes]) -> None:
         """Everything is applied, and everything told is published."""

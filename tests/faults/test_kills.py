@@ -19,7 +19,9 @@ def test_a_kill_at_any_named_point_loses_and_doubles_nothing(system: System, sta
     nth = 1 if stage is Stage.OFFSETS_HINTED else 2  # hints are seconds apart
     with system.worker(crash_at=f"{stage.value}:{nth}") as killed:
         assert killed.wait(timeout=60) == -signal.SIGKILL
+    claims = system.claims()
     with system.worker() as worker:
+        system.wait_until_claimed(claims, worker)
         system.wait_until_finished(load, worker)
         worker.terminate()
         assert worker.wait(timeout=30) == 0

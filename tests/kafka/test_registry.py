@@ -8,8 +8,6 @@ import pytest
 from ledger_worker.errors import ConfigurationError, UnavailableError
 from ledger_worker.kafka.registry import SchemaRegistry
 
-pytest.importorskip("authlib", reason="the client of the schema registry is an extra")
-
 SCHEMA = '{"type": "record", "name": "UsageRecorded", "fields": []}'
 SUBJECT = "entitlements.UsageRecorded"
 

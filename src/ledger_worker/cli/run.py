@@ -70,4 +70,4 @@ def _publish(shared: "Shared") -> None:
         catalogue = catalogues.at(connection, read_ledger(connection).catalogue_version)
         return pictures.load(connection, customer_ids, catalogue=catalogue)
 
-    run_relay(shared, read)
+    run_relay(shared, read, lease_seconds=shared.settings.lane_lease_seconds)

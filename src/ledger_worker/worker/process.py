@@ -8,6 +8,7 @@ Signals are waited for by a thread and blocked in all others. A handler would ru
 thread does, and could wait for a lock that the main thread itself holds.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -33,7 +34,7 @@ from ledger_worker.worker.consume import Transactions, run_consume
 from ledger_worker.worker.logs import configure_logs
 from ledger_worker.worker.shared import Shared
 
-__all__ = ["CONSUME", "Loop", "consume", "run"]
+__all__ = ["CONSUME", "Loop", "calm_collector", "consume", "run"]
 
 Loop = Callable[[Shared], None]
 """Works until `Shared.stop` is set; what it raises ends the process."""
@@ -44,6 +45,7 @@ CONSUME = "consume"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _JOIN_SECONDS = 0.2
 _EXIT_OVERDUE = 70
+_COLLECT_AFTER_ALLOCATIONS = 100_000
 _CONNECTIONS_MAX = 5
 _JOIN_SHARE = 0.8
 """How much of the grace time the other loops may take; the rest is for closing what they share."""
@@ -65,6 +67,7 @@ def run(settings: Settings, loops: Mapping[str, Loop]) -> None:
         shared = _start(settings, stop, wake, stack)
         watch = threading.Thread(target=_end_when_overdue, args=(settings, stop, has_ended), name="grace", daemon=True)
         watch.start()
+        calm_collector()
         log.info("process_started", loops=sorted(loops), pid=os.getpid())
         failures = _run_loops(shared, loops)
         if failures:
@@ -72,6 +75,17 @@ def run(settings: Settings, loops: Mapping[str, Loop]) -> None:
             log.error("loop_failed", loop=name, error=str(error), exc_info=error)
             raise error
         log.info("process_stopped")
+
+
+def calm_collector() -> None:
+    """Python's collector runs after more allocations, and never walks what was there before the first batch.
+
+    A batch makes some hundred thousand values that hold no cycles and are dropped together; walking them as they grow
+    took a third of the CPU of applying (measured over 20,000 events in batches of 1,000).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER_ALLOCATIONS, 20, 50)
 
 
 def consume(shared: Shared) -> None:
