@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from ledger_worker.domain.catalogue import DebtPolicy, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.ledger import Phase
 from ledger_worker.domain.settlement import Book, BookedGrant, is_suspended
 
 __all__ = ["AccessReason", "is_allowed", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
@@ -45,7 +46,7 @@ def picture(book: Book, at: datetime) -> EntitlementPicture:
     held = sum(grant.held for grant in in_force)
     ends = [grant.terms.expires_at for grant in in_force]
     period_ends = [grant.terms.period_end for grant in in_force if grant.terms.period_end is not None]
-    pending = [grant.terms.effective_at for grant in book.grants.values() if grant.terms.effective_at > at]
+    pending = [grant.terms.effective_at for grant in book.grants.values() if grant.phase is Phase.PENDING]
     starts = [grant.terms.effective_at for grant in in_force] or pending
     counts = is_quota or None
     return EntitlementPicture(
@@ -156,9 +157,9 @@ def _reason(book: Book, in_force: list[BookedGrant]) -> AccessReason:
     if not in_force:
         if book.active:
             return AccessReason.SUSPENDED
-        if book.last_end is not None:
-            return AccessReason.EXPIRED
-        return AccessReason.NOT_YET_ACTIVE if book.grants else AccessReason.NOT_ENTITLED
+        if any(grant.phase is Phase.PENDING for grant in book.grants.values()):
+            return AccessReason.NOT_YET_ACTIVE
+        return AccessReason.NOT_ENTITLED if book.last_end is None else AccessReason.EXPIRED
     if book.entitlement.type is not EntitlementType.QUOTA or any(grant.terms.amount is None for grant in in_force):
         return _unless_in_debt(book)
     if all(grant.revoked == grant.granted and grant.granted for grant in in_force):

@@ -39,6 +39,7 @@ from ledger_worker.domain.ledger import (
 __all__ = ["Book", "BookedGrant", "History", "HistoryNeeded", "Transition", "is_suspended", "usage_tie"]
 
 _END, _BEGIN, _CUT, _PAY, _USE = "0", "2", "4", "5", "7"
+_AFTER_ALL = "8"
 _KINDS = {_END: "end", _BEGIN: "begin", _CUT: "cut", _PAY: "pay"}
 """Ranks within one instant (RULES 2); 1, 3 and 6 are roll-overs, suspensions and ends of holds."""
 
@@ -79,7 +80,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 class BookedGrant(msgspec.Struct):
     """A grant while a book is open: like `ledger.Grant`, and changing.
 
-    `burns` is kept where a run began from nothing.
+    `burns` is every use it covers, in order; None where the grant was loaded with some, which only a history tells.
     """
 
     terms: GrantTerms
@@ -153,7 +154,7 @@ class Book:
             settled_at=self.place[0] if self.place else None,
             settled_tie=self.place[1] if self.place else "",
             owed=tuple(self.owed),
-            overage_since=tuple(self.overage_since) if any(units for _, units in self.overage_since) else (),
+            overage_since=self._stretches(),
             last_end=self.last_end,
             level=self.level,
             next_transition_at=self.next_transition_at,
@@ -172,8 +173,9 @@ class Book:
         stored = []
         for grant_id in sorted(self.touched, key=_uuid_bytes):
             grant = self.grants[grant_id]
-            if grant.phase is Phase.ENDED and any(place > (self.place or place) for place in self._places(grant.terms)):
-                grant.phase = Phase.ENDING
+            if grant.phase in {Phase.ENDED, Phase.ENDING}:
+                is_cut_later = any(place > (self.place or place) for place in self._places(grant.terms))
+                grant.phase = Phase.ENDING if is_cut_later else Phase.ENDED
             stored.append(grant.value())
         return stored
 
@@ -190,7 +192,7 @@ class Book:
             if self.history is None:
                 raise HistoryNeeded(self.entitlement.key)
             self.new_usage.append(usage)
-            return self._settle_again(until)
+            return self._settle_again(_all_of(until))
         self.new_usage.append(usage)
         self.place = place
         return self._booked(self._burn(usage))
@@ -199,7 +201,7 @@ class Book:
         """One due transition is booked; they must be passed in order. No lines when nothing comes of it."""
         grant = self.grants[transition.grant_id]
         if transition.place[1][0] == _CUT and self._uncovers(grant.terms):
-            lines = self._settle_again(transition.place[0])
+            lines = self._settle_again(transition.place)
         else:
             lines = self._booked(self._happen(transition.place, grant))
         self.place = max(self.place or transition.place, transition.place)
@@ -222,7 +224,7 @@ class Book:
             if self.history is None:
                 raise HistoryNeeded(self.entitlement.key)
             self._put_terms(before, after, posting)
-            return self._settle_again(until)
+            return self._settle_again(_all_of(until))
         lines = self._put_terms(before, after, posting)
         happenings = sorted(
             (place, grant_id)
@@ -265,6 +267,8 @@ class Book:
                 grant.revoked,
                 grant.moved,
             )
+            if not grant.used:
+                booked.burns = []
             self.grants[grant.terms.grant_id] = booked
             if grant.phase is Phase.ACTIVE:
                 booked.order = precedence(grant.terms)
@@ -298,7 +302,7 @@ class Book:
         places = [(terms.effective_at, _BEGIN + tie), (terms.effective_at, _PAY + tie)]
         if terms.expires_at is not None:
             places.append((terms.expires_at, _END + tie))
-        places += [(cut.at, f"{_CUT}{tie}/{cut.cut_id}") for cut in terms.cuts]
+        places += [_cut_place(terms, cut) for cut in terms.cuts]
         return places
 
     def _transition(self, place: Place, grant: BookedGrant) -> Transition:
@@ -340,7 +344,8 @@ class Book:
             grant is not None
             and grant.used > 0
             and any(
-                cut.policy is RefundPolicy.FULL_WITH_DEBT and (cut.at, _CUT) > (self.place or (cut.at, ""))
+                cut.policy is RefundPolicy.FULL_WITH_DEBT
+                and (self.place is None or _cut_place(terms, cut) > self.place)
                 for cut in terms.cuts
             )
         )
@@ -358,7 +363,7 @@ class Book:
             self.touched.add(grant_id)
         for grant_id in sorted(after, key=_uuid_bytes):
             terms = after[grant_id]
-            grant = self.grants.get(grant_id) or BookedGrant(terms, Phase.PENDING, posting)
+            grant = self.grants.get(grant_id) or BookedGrant(terms, Phase.PENDING, posting, burns=[])
             self.grants[grant_id] = grant
             if grant.phase is Phase.VOID:
                 grant.phase = Phase.PENDING
@@ -486,7 +491,9 @@ class Book:
             started_at, units = self.overage_since[-1]
             self.overage_since[-1] = (started_at, units + left)
         else:
-            self.overage_since.append((usage.at, left))
+            starts = [grant.terms.effective_at for grant in self.active]
+            started_at = max(starts if self.last_end is None else [*starts, self.last_end], default=usage.at)
+            self.overage_since.append((started_at, left))
         if self.entitlement.overage is OveragePolicy.CARRY:
             self.owed.append(Debt(usage.at, usage.usage_key, None, left))
         return lines
@@ -536,6 +543,15 @@ class Book:
             while len(self.overage_since) > 1 and since is not None and self.overage_since[1][0] <= since:
                 self.overage_since.pop(0)
 
+    def _stretches(self) -> tuple[tuple[datetime, int], ...]:
+        """The stretches that have overage, and the present one while any has.
+
+        Where none has, nothing is kept: the present one began with the last begin or end of a grant.
+        """
+        last = len(self.overage_since) - 1
+        kept = tuple(stretch for place, stretch in enumerate(self.overage_since) if stretch[1] or place == last)
+        return kept if any(units for _, units in kept) else ()
+
     def _shrink_stretch(self, at: datetime, units: int) -> None:
         for place in range(len(self.overage_since) - 1, -1, -1):
             started_at, overage = self.overage_since[place]
@@ -548,7 +564,7 @@ class Book:
         starts = [grant.terms.effective_at for grant in self.active]
         return min(starts, default=self.last_end)
 
-    def _settle_again(self, until: datetime) -> list[Line]:
+    def _settle_again(self, until: Place) -> list[Line]:
         """A run from nothing over all terms and usage; returns the difference to what is booked, line by line."""
         if self.history is None:
             raise HistoryNeeded(self.entitlement.key)
@@ -566,7 +582,7 @@ class Book:
             run.grants[grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
         return run
 
-    def run_all(self, usage: Sequence[UsageFact], until: datetime) -> list[Line]:
+    def run_all(self, usage: Sequence[UsageFact], until: Place) -> list[Line]:
         """Everything up to `until` has happened, on a book that is still empty. Returns all its lines."""
         lines: list[Line] = []
         happenings: list[tuple[Place, BookedGrant | UsageFact]] = [((fact.at, _USE + fact.tie), fact) for fact in usage]
@@ -574,7 +590,7 @@ class Book:
             if grant.phase is Phase.VOID:
                 continue
             lines += self._grant_units(grant, grant.terms, grant.terms.amount or 0)
-            happenings += [(place, grant) for place in self._places(grant.terms) if place[0] <= until]
+            happenings += [(place, grant) for place in self._places(grant.terms) if place <= until]
         happenings.sort(key=_by_place)
         for place, what in happenings:
             lines += self._burn(what) if isinstance(what, UsageFact) else self._happen(place, what)
@@ -598,6 +614,15 @@ def is_suspended(terms: GrantTerms, at: datetime) -> bool:
         suspension.starts_at <= at and (suspension.ends_at is None or at < suspension.ends_at)
         for suspension in terms.suspensions
     )
+
+
+def _cut_place(terms: GrantTerms, cut: Cut) -> Place:
+    return (cut.at, f"{_CUT}{terms.grant_id.hex}/{cut.cut_id}")
+
+
+def _all_of(instant: datetime) -> Place:
+    """A place behind everything that happens at the instant."""
+    return (instant, _AFTER_ALL)
 
 
 def _first_difference(old: GrantTerms | None, new: GrantTerms | None) -> Place:
