@@ -31,3 +31,51 @@ def test_a_customer_nobody_told_us_of_is_status_1(command: Command) -> None:
 
     assert ran.status == 1
     assert ran.errors == "error: customer nobody is not known to the ledger\n"
+
+
+def test_explain_gives_grants_events_postings_and_what_would_allow_it(
+    command_with_ada: Command, database_url: str
+) -> None:
+    apply_examples(database_url, "refund")
+
+    ran = command_with_ada("customer", "explain", "ada", "--json")
+
+    (exports,) = ran.json["entitlements"]
+    (order,) = ran.json["sources"]
+    assert ran.status == 0
+    assert (exports["decision"]["reason"], exports["grants"][0]["verdict"]) == ("revoked", "revoked")
+    assert exports["would_allow"] == "a purchase that gives it: exports-100, video-monthly"
+    assert [event["event_id"] for event in order["events"]] == ["purchase-1", "refund-1"]
+    assert [posting["number"] for posting in ran.json["postings"]] == [2, 1]
+
+
+def test_people_read_why(command_with_ada: Command, database_url: str) -> None:
+    apply_examples(database_url, "refund")
+
+    ran = command_with_ada("customer", "explain", "ada", "--postings", 1)
+
+    assert "exports (Report exports): not allowed: revoked" in ran.output
+    assert "What would allow it: a purchase that gives it: exports-100" in ran.output
+    assert "PurchaseRefunded shop/refund-1" in ran.output
+    assert "PurchaseCompleted shop/purchase-1" not in ran.output
+
+
+def test_an_entitlement_that_the_customer_never_had_is_explained_too(command_with_ada: Command) -> None:
+    ran = command_with_ada("customer", "explain", "ada", "video", "--json")
+
+    assert ran.status == 0
+    assert ran.json["entitlements"][0]["decision"]["reason"] == "not_entitled"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nobody",), "error: customer nobody is not known to the ledger\n"),
+        (("ada", "nonsense"), "error: entitlement nonsense is not in the catalogue\n"),
+    ],
+    ids=["customer", "entitlement"],
+)
+def test_what_nobody_knows_is_status_1(command_with_ada: Command, arguments: tuple[str, ...], error: str) -> None:
+    ran = command_with_ada("customer", "explain", *arguments)
+
+    assert (ran.status, ran.errors) == (1, error)
