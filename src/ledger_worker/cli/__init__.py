@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ledger_worker.cli import catalog, changes, customer, database, dev, events, ledger, run, topics
+from ledger_worker.cli import catalog, changes, customer, database, demo, dev, events, ledger, run, topics
 from ledger_worker.cli.output import CONFIGURATION, UNAVAILABLE, print_error
 from ledger_worker.errors import ConfigurationError, UnavailableError
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 for _noun in (dev, database, topics, catalog, run, events, changes, customer, ledger):
     app.add_typer(_noun.app)
+app.command()(demo.demo)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ _COMMANDS = """\
 
 `python -m ledger_worker.cli.reference cli > docs/reference/cli.md` prints this page anew.
 
-Every command has `--help`, and where it prints something, `--json`: one line of JSON on standard output, for scripts.
-Errors and remarks are on standard error.
+Every command has `--help`, and all but `run` and `demo` have `--json`: one line of JSON on standard output, for scripts
+(of `changes tail`, a line for each change). Errors and remarks are on standard error.
 
 | exit status | meaning |
 |---|---|
