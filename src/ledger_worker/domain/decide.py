@@ -542,7 +542,7 @@ class _Decision:
                     type=type(event.fact).__name__,
                     occurred_at=event.occurred_at,
                 ),
-                effective_at=min((line.at for line in lines), default=event.occurred_at),
+                effective_at=min((line.at for line in lines if line.units), default=event.occurred_at),
                 recorded_at=now,
                 posting=self._number,
                 posting_hash=self._chain_head,
