@@ -1,0 +1,135 @@
+"""What may be published, and how long an allowance lasts."""
+
+from datetime import datetime
+
+import msgspec
+import pytest
+
+from ledger_worker.domain.catalogue import (
+    Allowance,
+    Apply,
+    Catalogue,
+    Entitlement,
+    Offer,
+    definition_problems,
+    lasts_until,
+)
+from tests.domain.telling import access, catalogue, day, gives, offer, quota
+
+EMPTY = catalogue()
+
+
+def replaced(value: Entitlement, **changed: object) -> Entitlement:
+    return msgspec.structs.replace(value, **changed)
+
+
+def allowance(**changed: object) -> Allowance:
+    return msgspec.structs.replace(gives(10), **changed)
+
+
+@pytest.mark.parametrize(
+    ("entitlements", "offers", "says"),
+    [
+        ((replaced(quota(), key="no spaces"),), (), "key has to be 1 to 100 of letters"),
+        ((replaced(quota(), name=""),), (), "name is empty"),
+        ((replaced(quota(), resources=("video",)),), (), "expected a typed name such as service:video"),
+        ((replaced(quota(), thresholds=(100, 80)),), (), "expected ascending percents"),
+        ((replaced(quota(), thresholds=(80, 80)),), (), "expected ascending percents"),
+        ((replaced(quota(), thresholds=(0,)),), (), "expected ascending percents"),
+        ((replaced(quota(), unit=None),), (), "unit is missing"),
+        ((quota(), quota()), (), "entitlement api: defined twice"),
+        ((quota(),), (offer("pack", gives(1)), offer("pack", gives(1))), "offer pack: defined twice"),
+        ((quota(),), (offer("pack"),), "0 allowances, expected 1 to 100"),
+        ((quota(),), (offer("", gives(1)),), "sku is empty"),
+        ((quota(),), (offer("pack", gives(1), gives(2)),), "an allowance key is repeated"),
+        ((), (offer("pack", gives(1)),), "entitlement api is not in the catalogue"),
+        ((access(),), (offer("pack", gives(1, "video")),), "expected none for an entitlement of type access"),
+        ((quota(),), (offer("pack", gives(-1)),), "units is -1, expected 0 to"),
+        ((quota(),), (offer("pack", allowance(lasts="a month")),), "lasts is 'a month'"),
+        ((quota(),), (offer("pack", allowance(lasts="P")),), "lasts is 'P'"),
+        ((quota(),), (offer("pack", allowance(lasts="P0D")),), "lasts is 'P0D'"),
+        # A purchase of the last year that an event may name has to end in a year that can be written.
+        ((quota(),), (offer("pack", allowance(lasts="P9999Y")),), "lasts is 'P9999Y'"),
+        ((quota(),), (offer("pack", allowance(leeway_seconds=-1)),), "leeway_seconds is -1"),
+        ((quota(),), (offer("pack", allowance(leeway_seconds=90 * 86_400 + 1)),), "leeway_seconds is 7776001"),
+    ],
+)
+def test_what_is_wrong_in_a_definition_is_a_sentence(
+    entitlements: tuple[Entitlement, ...], offers: tuple[Offer, ...], says: str
+) -> None:
+    assert [said for said in definition_problems(entitlements, offers, EMPTY) if says in said]
+
+
+def test_what_is_right_has_no_problems() -> None:
+    entitlements = (replaced(quota(), resources=("api:export",)), access())
+    offers = (offer("pack", gives(0), gives(None, key="more", lasts="forever"), gives(None, "video", lasts="PT12H")),)
+
+    assert definition_problems(entitlements, offers, EMPTY) == []
+
+
+@pytest.mark.parametrize(
+    ("known", "entitlements", "offers", "says"),
+    [
+        (catalogue(access("api")), (quota(),), (), "type is quota, expected access as published"),
+        (
+            catalogue(quota(), offer("pack", gives(1))),
+            (),
+            (offer("pack", gives(2), apply=Apply.NOW),),
+            "expected new_only",
+        ),
+        (
+            catalogue(quota(), quota("sms"), offer("pack", gives(1, key="a"))),
+            (),
+            (offer("pack", gives(1, "sms", key="a"), apply=Apply.NEW_ONLY),),
+            "entitlement is sms, expected api",
+        ),
+    ],
+)
+def test_what_was_published_binds_what_comes_after_it(
+    known: Catalogue, entitlements: tuple[Entitlement, ...], offers: tuple[Offer, ...], says: str
+) -> None:
+    assert [said for said in definition_problems(entitlements, offers, known) if says in said]
+
+
+@pytest.mark.parametrize(
+    ("lasts", "start", "end"),
+    [
+        ("P30D", day(1), day(31)),
+        ("P1W", day(1), day(8)),
+        ("PT12H", day(1), day(1, 12)),
+        ("PT90M", day(1), day(1, 1.5)),
+        ("P1M", day(1), day(32)),
+        ("P1M", day(31), datetime.fromisoformat("2026-02-28T00:00:00+00:00")),
+        (
+            "P1M",
+            datetime.fromisoformat("2028-01-31T08:00:00+00:00"),
+            datetime.fromisoformat("2028-02-29T08:00:00+00:00"),
+        ),
+        (
+            "P1Y",
+            datetime.fromisoformat("2028-02-29T00:00:00+00:00"),
+            datetime.fromisoformat("2029-02-28T00:00:00+00:00"),
+        ),
+        (
+            "P14M",
+            datetime.fromisoformat("2026-12-31T00:00:00+00:00"),
+            datetime.fromisoformat("2028-02-29T00:00:00+00:00"),
+        ),
+        ("P1M1D", day(31), datetime.fromisoformat("2026-03-01T00:00:00+00:00")),
+        ("forever", day(1), None),
+        (
+            "P999Y9999M9999W99999DT999999H",
+            datetime.fromisoformat("2999-12-31T00:00:00+00:00"),
+            datetime.fromisoformat("5411-10-01T15:00:00+00:00"),
+        ),
+    ],
+)
+def test_months_keep_the_day_or_take_the_months_last_and_days_are_24_hours(
+    lasts: str, start: datetime, end: datetime | None
+) -> None:
+    assert lasts_until(lasts, start, None) == end
+
+
+def test_an_allowance_by_period_lasts_as_long_as_the_period_and_needs_one() -> None:
+    assert lasts_until("period", day(1), day(11)) == day(11)
+    assert lasts_until("period", day(1), None) == "no_period"
