@@ -7,12 +7,14 @@ booked or not, so access ends at its instant whether or not any process is alive
 from datetime import datetime
 from enum import StrEnum
 
+import msgspec
+
 from ledger_worker.domain.catalogue import DebtPolicy, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.ledger import Phase
-from ledger_worker.domain.settlement import Book, BookedGrant, is_suspended
+from ledger_worker.domain.ledger import NEVER, Phase
+from ledger_worker.domain.settlement import Book, is_suspended
 
-__all__ = ["AccessReason", "is_allowed", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
+__all__ = ["AccessReason", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
 
 
 class AccessReason(StrEnum):
@@ -37,59 +39,39 @@ def settle_due(book: Book, at: datetime) -> None:
 def picture(book: Book, at: datetime) -> EntitlementPicture:
     """The entitlement as it stands in `book`, which must have passed everything due at `at`."""
     entitlement = book.entitlement
-    in_force = [grant for grant in book.active if not is_suspended(grant.terms, at)]
-    reason = _reason(book, in_force)
-    is_quota = entitlement.type is EntitlementType.QUOTA
-    unlimited = is_quota and any(grant.terms.amount is None for grant in in_force)
-    limit = sum(_limit(grant) for grant in in_force)
-    used = sum(grant.used for grant in in_force)
-    held = sum(grant.held for grant in in_force)
-    ends = [grant.terms.expires_at for grant in in_force]
-    period_ends = [grant.terms.period_end for grant in in_force if grant.terms.period_end is not None]
-    pending = [grant.terms.effective_at for grant in book.grants.values() if grant.phase is Phase.PENDING]
-    starts = [grant.terms.effective_at for grant in in_force] or pending
-    counts = is_quota or None
-    return EntitlementPicture(
+    force = _in_force(book, at)
+    reason = _reason(book, force)
+    shown = EntitlementPicture(
         entitlement=entitlement.key,
         entitlement_version=entitlement.version,
         type=entitlement.type.value,
         state=_STATE[reason],
         allowed=reason is AccessReason.ALLOWED,
         reason=reason.value,
-        unlimited=unlimited,
-        allocated=counts and (None if unlimited else sum(grant.granted for grant in in_force)),
-        limit=counts and (None if unlimited else limit),
-        used=counts and used,
-        held=counts and held,
-        remaining=counts and (None if unlimited else limit - used - held),
-        overage=counts and _overage_counted(book),
-        debt=counts and book.debt,
-        forgiven=counts and book.forgiven,
-        level=level_of(book, at) if is_quota else None,
-        starts_at=min(starts, default=None),
-        expires_at=None if None in ends else max((end for end in ends if end is not None), default=None),
-        period_end=max(period_ends, default=None),
+        starts_at=_starts_at(book, force),
+        expires_at=None if force.ends_at is NEVER else force.ends_at,
+        period_end=force.period_end,
+    )
+    if entitlement.type is not EntitlementType.QUOTA:
+        return shown
+    return msgspec.structs.replace(
+        shown,
+        unlimited=force.is_unlimited,
+        allocated=None if force.is_unlimited else force.granted,
+        limit=None if force.is_unlimited else force.limit,
+        used=force.used,
+        held=force.held,
+        remaining=None if force.is_unlimited else force.limit - force.used - force.held,
+        overage=_overage_counted(book),
+        debt=book.debt,
+        forgiven=book.forgiven,
+        level=_level(book, force),
     )
 
 
 def level_of(book: Book, at: datetime) -> int | None:
     """The highest threshold that used and overage reach (RULES 31): 0 below the first, None for an unlimited quota."""
-    limit = used = 0
-    for grant in book.active:
-        if is_suspended(grant.terms, at):
-            continue
-        if grant.terms.amount is None:
-            return None
-        limit += _limit(grant)
-        used += grant.used
-    counted = used + _overage_counted(book)
-    if limit == 0 and counted == 0:
-        return 0
-    level = 0
-    for percent in book.entitlement.thresholds:
-        if 100 * counted >= percent * limit:
-            level = percent
-    return level
+    return _level(book, _in_force(book, at))
 
 
 def shown_units(book: Book, at: datetime) -> tuple[int | None, int, int]:
@@ -97,15 +79,9 @@ def shown_units(book: Book, at: datetime) -> tuple[int | None, int, int]:
 
     What the check path reads of an account.
     """
-    limit = used = held = 0
-    unlimited = book.entitlement.type is not EntitlementType.QUOTA
-    for grant in book.active:
-        if not is_suspended(grant.terms, at):
-            unlimited = unlimited or grant.terms.amount is None
-            limit += _limit(grant)
-            used += grant.used
-            held += grant.held
-    return None if unlimited else limit, used, held
+    force = _in_force(book, at)
+    has_limit = book.entitlement.type is EntitlementType.QUOTA and not force.is_unlimited
+    return force.limit if has_limit else None, force.used, force.held
 
 
 def quiet_units(book: Book, at: datetime) -> int | None:
@@ -113,32 +89,21 @@ def quiet_units(book: Book, at: datetime) -> int | None:
 
     Most usage flips nothing and crosses no threshold: it is booked without drawing a picture before and after.
     """
-    limit, used, available = 0, 0, 0
-    for grant in book.active:
-        if is_suspended(grant.terms, at):
-            continue
-        if grant.terms.amount is None:
-            return None
-        limit += _limit(grant)
-        used += grant.used
-        available += grant.available
+    force = _in_force(book, at)
+    if force.is_unlimited:
+        return None
     overage = _overage_counted(book)
-    counted = used + overage
+    counted = force.used + overage
     bounds = [
-        -(-percent * limit // 100) - counted - 1
+        -(-percent * force.limit // 100) - counted - 1
         for percent in book.entitlement.thresholds
-        if 100 * counted < percent * limit
+        if 100 * counted < percent * force.limit
     ]
-    if available:
-        bounds.append(available - (book.entitlement.limit is LimitPolicy.HARD))
+    if force.available:
+        bounds.append(force.available - (book.entitlement.limit is LimitPolicy.HARD))
     elif not overage:
         return 0
     return min(bounds, default=None)
-
-
-def is_allowed(book: Book, at: datetime) -> bool:
-    """Whether the customer may use the entitlement now; the same as `picture(...).allowed`, and cheaper."""
-    return _reason(book, [grant for grant in book.active if not is_suspended(grant.terms, at)]) is AccessReason.ALLOWED
 
 
 _STATE = {
@@ -153,18 +118,79 @@ _STATE = {
 }
 
 
-def _reason(book: Book, in_force: list[BookedGrant]) -> AccessReason:
-    if not in_force:
+class _Force(msgspec.Struct):
+    """What is active and not suspended, taken together; `ends_at` is None without any, `NEVER` when one never ends."""
+
+    grants: int = 0
+    is_unlimited: bool = False
+    is_revoked: bool = True
+    granted: int = 0
+    limit: int = 0
+    used: int = 0
+    held: int = 0
+    available: int = 0
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    period_end: datetime | None = None
+
+
+def _in_force(book: Book, at: datetime) -> _Force:
+    force = _Force()
+    for grant in book.active:
+        terms = grant.terms
+        if is_suspended(terms, at):
+            continue
+        force.grants += 1
+        force.is_unlimited = force.is_unlimited or terms.amount is None
+        force.is_revoked = force.is_revoked and 0 < grant.granted == grant.revoked
+        force.granted += grant.granted
+        force.limit += grant.granted - grant.revoked - grant.moved - grant.expired
+        force.used += grant.used
+        force.held += grant.held
+        force.available += grant.available
+        if force.starts_at is None or terms.effective_at < force.starts_at:
+            force.starts_at = terms.effective_at
+        ends_at = terms.expires_at or NEVER
+        if force.ends_at is None or ends_at > force.ends_at:
+            force.ends_at = ends_at
+        if terms.period_end is not None and (force.period_end is None or terms.period_end > force.period_end):
+            force.period_end = terms.period_end
+    return force
+
+
+def _starts_at(book: Book, force: _Force) -> datetime | None:
+    """Since when it is in force, or else when the first pending grant begins."""
+    if force.grants:
+        return force.starts_at
+    pending = [grant.terms.effective_at for grant in book.grants.values() if grant.phase is Phase.PENDING]
+    return min(pending, default=None)
+
+
+def _level(book: Book, force: _Force) -> int | None:
+    if force.is_unlimited:
+        return None
+    counted = force.used + _overage_counted(book)
+    if force.limit == 0 and counted == 0:
+        return 0
+    level = 0
+    for percent in book.entitlement.thresholds:
+        if 100 * counted >= percent * force.limit:
+            level = percent
+    return level
+
+
+def _reason(book: Book, force: _Force) -> AccessReason:
+    if not force.grants:
         if book.active:
             return AccessReason.SUSPENDED
         if any(grant.phase is Phase.PENDING for grant in book.grants.values()):
             return AccessReason.NOT_YET_ACTIVE
         return AccessReason.NOT_ENTITLED if book.last_end is None else AccessReason.EXPIRED
-    if book.entitlement.type is not EntitlementType.QUOTA or any(grant.terms.amount is None for grant in in_force):
+    if book.entitlement.type is not EntitlementType.QUOTA or force.is_unlimited:
         return _unless_in_debt(book)
-    if all(grant.revoked == grant.granted and grant.granted for grant in in_force):
+    if force.is_revoked:
         return AccessReason.REVOKED
-    if book.entitlement.limit is LimitPolicy.SOFT or any(grant.available for grant in in_force):
+    if book.entitlement.limit is LimitPolicy.SOFT or force.available:
         return _unless_in_debt(book)
     return AccessReason.EXHAUSTED
 
@@ -174,10 +200,8 @@ def _unless_in_debt(book: Book) -> AccessReason:
     return AccessReason.IN_DEBT if in_debt else AccessReason.ALLOWED
 
 
-def _limit(grant: BookedGrant) -> int:
-    return grant.granted - grant.revoked - grant.moved - grant.expired
-
-
 def _overage_counted(book: Book) -> int:
+    if not book.overage:
+        return 0
     since = book.counted_since()
     return sum(units for started_at, units in book.overage_since if since is None or started_at >= since)

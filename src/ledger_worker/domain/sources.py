@@ -11,6 +11,7 @@ two facts with one key the last in order wins. Effects are absolute for their ke
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
+from functools import lru_cache
 from typing import assert_never
 from uuid import UUID, uuid5
 
@@ -19,6 +20,7 @@ import msgspec
 from ledger_worker.domain.catalogue import Allowance, Catalogue, Offer, OnCancel, RefundPolicy, lasts_until, offer_at
 from ledger_worker.domain.events import (
     Event,
+    OrderFact,
     PurchaseCompleted,
     PurchaseRefunded,
     RefundLine,
@@ -30,6 +32,8 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.ledger import Cut, GrantTerms
 from ledger_worker.domain.outcomes import Outcome
+
+_GRANT_IDS_MAX = 20_000
 
 __all__ = ["Folded", "RecordedFact", "SourceState", "fold", "grant_id", "refunded_units", "terms"]
 
@@ -93,12 +97,14 @@ def terms(state: SourceState, source_key: str, catalogue: Catalogue) -> tuple[Gr
     return _terms(_telling(state), source_key, catalogue, state.catalogue_version)
 
 
+@lru_cache(maxsize=_GRANT_IDS_MAX)
 def grant_id(
     source_key: str, line_id: str, sku: str, allowance: str, period_start: datetime | None, segment: str
 ) -> UUID:
     """The id of a grant (RULES 10).
 
-    Everything it is given for, and neither the event that told it nor the offer's version.
+    Everything it is given for, and neither the event that told it nor the offer's version. Kept for a while, because
+    each fact about a source names the grants of the source again.
     """
     start = "" if period_start is None else period_start.isoformat(timespec="microseconds")
     return uuid5(_GRANT_NAMESPACE, f"{source_key}\0{line_id}\0{sku}\0{allowance}\0{start}\0{segment}")
@@ -237,7 +243,9 @@ class _Telling(msgspec.Struct):
 
 
 def _telling(state: SourceState) -> _Telling:
-    lines = _lines(state)
+    if state.facts and isinstance(state.facts[0][1].fact, OrderFact):
+        lines = _lines(state)
+        return _Telling(lines, _refunds(state, lines), {}, [])
     cancellations: dict[str, tuple[int, datetime]] = {}
     for place, (_, recorded) in enumerate(state.facts):
         fact = recorded.fact
@@ -245,7 +253,7 @@ def _telling(state: SourceState) -> _Telling:
             known = cancellations.get(fact.cancellation_id)
             if known is None or known[1] != fact.effective_at:
                 cancellations[fact.cancellation_id] = (place, fact.effective_at)
-    return _Telling(lines, _refunds(state, lines), _periods(state), list(cancellations.values()))
+    return _Telling({}, [], _periods(state), list(cancellations.values()))
 
 
 def _terms(telling: _Telling, source_key: str, catalogue: Catalogue, version: int) -> tuple[GrantTerms, ...]:
