@@ -6,7 +6,8 @@ Pure: reads only the events, the loaded state and the versions that the postings
 first books what has fallen due, each transition as an event of the ledger's own under a deterministic id (RULES 35).
 
 Checks of an event are made in this order, and the first that applies decides: same id before (duplicate or conflicting
-content), too early, too late, unknown entitlement, wrong type; then the outcomes of `outcomes.Outcome` in their order.
+content), impossible value (more units than can be counted), too early, too late, unknown entitlement, wrong type; then
+the outcomes of `outcomes.Outcome` in their order.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,8 +20,13 @@ from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
 from ledger_worker.domain.events import (
+    UNITS_MAX,
     Event,
+    Fact,
+    PurchaseCompleted,
     SourceFact,
+    SubscriptionActivated,
+    SubscriptionRenewed,
     TransitionsDue,
     UsageRecorded,
     content_hash,
@@ -323,6 +329,9 @@ class _Decision:
 
     def _refusal(self, told: Told) -> tuple[DeadLetterReason, str] | None:
         event = told.event
+        given = _units_given(event.fact, self._catalogue)
+        if given > UNITS_MAX:
+            return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
         if event.occurred_at > told.now + AHEAD_MAX:
             return DeadLetterReason.TOO_EARLY, (
                 f"occurred_at is {event.occurred_at.isoformat()}, "
@@ -595,6 +604,25 @@ class _Decision:
 
     def _count_due(self, now: datetime) -> int:
         return sum(len(book.due(now)) for book in self._books.values())
+
+
+def _units_given(fact: Fact, catalogue: Catalogue) -> int:
+    """The most units that the lines or items of a fact can give, whichever version of each offer is in force."""
+    match fact:
+        case PurchaseCompleted():
+            quantities = [(line.sku, line.quantity) for line in fact.lines]
+        case SubscriptionActivated() | SubscriptionRenewed():
+            quantities = [(item.sku, item.quantity) for item in fact.items]
+        case _:
+            return 0
+    return sum(
+        quantity
+        * max(
+            (sum(allowance.units or 0 for allowance in offer.allowances) for offer in catalogue.offers.get(sku, ())),
+            default=0,
+        )
+        for sku, quantity in quantities
+    )
 
 
 def _transition_order(transition: Transition) -> tuple[datetime, str, str]:
