@@ -27,7 +27,7 @@ demo: $(READY) ## start PostgreSQL and Kafka here, send events, show what became
 	$(VENV)/bin/ledger-worker demo $(ARGS)
 
 test: $(READY) ## run the tests, on a cluster that they start themselves
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n auto $(ARGS)
 
 test-long: $(READY) ## run the campaigns: minutes each, from a printed seed (SEED=... repeats one)
 	@echo "seed $(SEED): run it again with make test-long SEED=$(SEED)"
