@@ -141,7 +141,7 @@ def test_what_cannot_be_applied_is_refused_with_the_first_reason_that_applies(
         (bought(line(quantity=UNITS_MAX // 10)), None),
         (bought(line(quantity=UNITS_MAX // 10 + 1)), DeadLetterReason.IMPOSSIBLE_VALUE),
         (
-            bought(line(quantity=UNITS_MAX // 20), line(quantity=UNITS_MAX // 20 + 1, line_id="l2")),
+            bought(line(quantity=UNITS_MAX // 20), line(quantity=UNITS_MAX // 20 + 2, line_id="l2")),
             DeadLetterReason.IMPOSSIBLE_VALUE,
         ),
         (activated(day(1), day(2), item("pack", quantity=UNITS_MAX // 10 + 1)), DeadLetterReason.IMPOSSIBLE_VALUE),
