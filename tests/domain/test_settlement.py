@@ -485,3 +485,22 @@ def test_a_correction_that_is_taken_back_brings_the_first_grant_back() -> None:
     assert [(grant.terms.sku, grant.used) for grant in life.grants.values() if grant.phase is Phase.ACTIVE] == [
         ("plan", 4)
     ]
+
+
+@pytest.mark.parametrize(("first", "then"), [(None, 7), (7, None)], ids=["it gets a limit", "it loses its limit"])
+def test_a_period_to_come_that_a_late_fact_moves_to_another_version_holds_the_units_of_that_one(
+    first: int | None, then: int | None
+) -> None:
+    """The item entered the source earlier than was known, when the older version of its offer was in force."""
+    offered = catalogue(
+        quota(), offer("plan", gives(then)), offer("plan", gives(first), version=2, published_at=day(3))
+    )
+    ahead = activated(day(20), day(50))
+    life = lived(offered, (day(4), ahead))
+
+    life.tell((told("late", day(2), ahead), day(5)))
+
+    (grant,) = life.grants.values()
+    assert grant.terms.amount == then
+    assert (grant.granted, grant.available) == (then or 0, then or 0)
+    assert_all(life)

@@ -367,12 +367,15 @@ class Book:
             self.grants[grant_id] = grant
             if grant.phase is Phase.VOID:
                 grant.phase = Phase.PENDING
-            if grant.terms.effective_at == terms.effective_at:
+            counts_alike = (grant.terms.amount is None) == (terms.amount is None)
+            if grant.terms.effective_at == terms.effective_at and counts_alike:
                 lines += self._grant_units(grant, terms, (terms.amount or 0) - grant.granted)
+                grant.terms = terms
             else:
+                # Units are counted by the terms that are set: the old ones while they go, the new ones when they come.
                 lines += self._grant_units(grant, grant.terms, -grant.granted)
+                grant.terms = terms
                 lines += self._grant_units(grant, terms, terms.amount or 0)
-            grant.terms = terms
             grant.set_by = posting
             if grant.phase is Phase.ACTIVE:
                 grant.order = precedence(terms)
