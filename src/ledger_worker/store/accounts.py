@@ -26,19 +26,18 @@ _CARRIED = msgspec.msgpack.Decoder(_Carried)
 _TERMS = msgspec.msgpack.Decoder(GrantTerms)
 
 _READ_ACCOUNTS = text("""
-WITH asked AS (
-    SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
-    UNION
-    SELECT account.customer_id, account.entitlement
-    FROM account
-    WHERE account.customer_id = ANY(CAST(:customers AS text[]))
-      AND account.next_transition_at <= :until
-)
 SELECT account.customer_id, account.entitlement, account.usage, account.used_total, account.overage, account.debt,
        account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level,
        account.next_transition_at
-FROM asked
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN account ON account.customer_id = asked.customer_id AND account.entitlement = asked.entitlement
+UNION ALL
+SELECT account.customer_id, account.entitlement, account.usage, account.used_total, account.overage, account.debt,
+       account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level,
+       account.next_transition_at
+FROM account
+WHERE account.next_transition_at <= :until
+  AND account.customer_id = ANY(CAST(:customers AS text[]))
 """)
 
 _READ_ACCOUNT_KEYS = text("""
