@@ -35,7 +35,10 @@ from tests.benchmarks.workload import ENTITLEMENTS, OFFERS, Workload, events
 from tests.shared_cluster import drop_database, make_database
 
 _BATCH_EVENTS = 1_000
-_WARM_UP = 5
+_ARRANGEMENTS = {
+    "end to end, `run` in one process": end_to_end.ONE_PROCESS,
+    "end to end, two `run consume` and one `run relay`": end_to_end.APART,
+}
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,9 +49,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
     apply_rate: float
     floor_rate: float
-    end_to_end_rate: float | None
+    end_to_end: dict[str, tuple[float, dict[str, float]]]
     apply_cpu: dict[str, float]
-    end_to_end_cpu: dict[str, float]
     stages: dict[str, float]
     rows_per_event: float
 
@@ -108,14 +110,14 @@ def _round(cluster: Cluster, number: int, count: int, *, with_kafka: bool) -> Ro
     )
     _checkpoint(cluster)
     floor_rate = sum(len(batch.rows["event"]) for batch in batches) / floor.write(floor_url, columns, batches)
-    end_to_end_rate: float | None = None
-    end_to_end_cpu: dict[str, float] = {}
-    if with_kafka:
+    ends: dict[str, tuple[float, dict[str, float]]] = {}
+    for name, commands in _ARRANGEMENTS.items() if with_kafka else ():
         end_url = make_database(cluster, f"bench_end_{number}")
         migrate(end_url)
         _publish(end_url)
         _checkpoint(cluster)
-        end_to_end_rate, end_to_end_cpu = end_to_end.measure(cluster, end_url, told, f"bench{number}")
+        prefix = f"bench{number}-{len(ends)}"
+        ends[name] = end_to_end.measure(cluster, end_url, told, prefix, commands)
         end_to_end.check_ledger(end_url)
         drop_database(cluster, f"bench_end_{number}")
     drop_database(cluster, f"bench_apply_{number}")
@@ -123,9 +125,8 @@ def _round(cluster: Cluster, number: int, count: int, *, with_kafka: bool) -> Ro
     return Round(
         apply_rate=apply_rate,
         floor_rate=floor_rate,
-        end_to_end_rate=end_to_end_rate,
+        end_to_end=ends,
         apply_cpu=apply_cpu,
-        end_to_end_cpu=end_to_end_cpu,
         stages=stages,
         rows_per_event=rows / count,
     )
@@ -195,7 +196,7 @@ def _checkpoint(cluster: Cluster) -> None:
 
 
 def _line(measured: Round) -> str:
-    end = "" if measured.end_to_end_rate is None else f", end to end {measured.end_to_end_rate:,.0f}/s"
+    end = "".join(f", {name} {rate:,.0f}/s" for name, (rate, _) in measured.end_to_end.items())
     return (
         f"apply {measured.apply_rate:,.0f}/s, floor {measured.floor_rate:,.0f}/s "
         f"(ratio {measured.apply_rate / measured.floor_rate:.2f}){end}"
@@ -219,14 +220,11 @@ def _report(rounds: Sequence[Round], count: int) -> str:
         f"| apply alone, one process | {median([r.apply_rate for r in rounds]):,.0f} |",
         f"| apply / floor | {median([r.apply_rate / r.floor_rate for r in rounds]):.2f} |",
     ]
-    ends = [r.end_to_end_rate for r in rounds if r.end_to_end_rate is not None]
-    if ends:
-        lines.append(f"| end to end: Kafka to ledger to Kafka, one worker process | {median(ends):,.0f} |")
+    lines += [f"| {name} | {median([r.end_to_end[name][0] for r in rounds]):,.0f} |" for name in rounds[0].end_to_end]
     lines += ["", "CPU seconds per 100,000 events, by process:", "", "| run | process | seconds |", "|---|---|---:|"]
-    for name, cpus in (
-        ("apply alone", [r.apply_cpu for r in rounds]),
-        ("end to end", [r.end_to_end_cpu for r in rounds]),
-    ):
+    runs = {"apply alone": [r.apply_cpu for r in rounds]}
+    runs |= {name: [r.end_to_end[name][1] for r in rounds] for name in rounds[0].end_to_end}
+    for name, cpus in runs.items():
         lines += [f"| {name} | {who} | {median([cpu[who] for cpu in cpus]):.2f} |" for who in cpus[0]]
     lines += ["", "Seconds per 100,000 events by stage, apply alone:", "", "| until | seconds |", "|---|---:|"]
     lines += [f"| {stage} | {median([r.stages[stage] for r in rounds]):.2f} |" for stage in rounds[0].stages]

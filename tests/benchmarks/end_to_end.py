@@ -19,13 +19,22 @@ from ledger_worker.store.database import engine
 from ledger_worker.wire.encode import encode_event, family_of
 from tests.benchmarks.processes import CpuMeter
 
-__all__ = ["check_ledger", "measure"]
+__all__ = ["APART", "ONE_PROCESS", "check_ledger", "measure"]
 
 _COMMAND = Path(sys.executable).with_name("ledger-worker")
 _SECONDS_MAX = 600.0
+_TICK_SECONDS = 0.05
 
 
-def measure(cluster: Cluster, url: str, told: Sequence[Event], prefix: str) -> tuple[float, dict[str, float]]:
+ONE_PROCESS = (("run",),)
+"""Consume and relay in one process, as `ledger-worker run` starts them."""
+APART = (("run", "consume"), ("run", "consume"), ("run", "relay"))
+"""Two processes that consume and one that relays: Python runs one thread at a time, so loops apart do not wait."""
+
+
+def measure(
+    cluster: Cluster, url: str, told: Sequence[Event], prefix: str, commands: Sequence[Sequence[str]] = ONE_PROCESS
+) -> tuple[float, dict[str, float]]:
     """Events per second from the first batch until the last change is published, and CPU seconds per 100,000 events."""
     environment = {
         **os.environ,
@@ -39,23 +48,25 @@ def measure(cluster: Cluster, url: str, told: Sequence[Event], prefix: str) -> t
     subprocess.run([str(_COMMAND), "topics", "create"], env=environment, check=True, capture_output=True)
     _produce(cluster, told, prefix)
     ledger = engine(url)
-    with subprocess.Popen([str(_COMMAND), "run"], env=environment) as worker:
-        try:
-            meter = CpuMeter(
-                {"worker and relay": worker.pid, "broker": cluster.kafka_pid}, {"postgres": cluster.postgres_pid}
-            )
-            _wait(ledger, worker, 1)
-            started_at = time.perf_counter()
-            meter.resume()
-            already = _records(ledger)
-            _wait(ledger, worker, len(told))
-            while _waiting(ledger):
-                _require_running(worker)
-                time.sleep(0.02)
-            seconds = time.perf_counter() - started_at
-            meter.pause()
-        finally:
+    workers = [subprocess.Popen([str(_COMMAND), *command], env=environment) for command in commands]
+    try:
+        named = {f"{' '.join(command)} ({place})": workers[place].pid for place, command in enumerate(commands)}
+        meter = CpuMeter({**named, "broker": cluster.kafka_pid}, {"postgres": cluster.postgres_pid})
+        _wait(ledger, workers, 1)
+        started_at = time.perf_counter()
+        meter.resume()
+        already = _records(ledger)
+        _wait(ledger, workers, len(told))
+        while _waiting(ledger):
+            _require_running(workers)
+            time.sleep(_TICK_SECONDS)
+        seconds = time.perf_counter() - started_at
+        meter.pause()
+    finally:
+        for worker in workers:
             worker.terminate()
+        for worker in workers:
+            worker.wait()
     ledger.dispose()
     return (len(told) - already) / seconds, meter.seconds(100_000 / (len(told) - already))
 
@@ -89,14 +100,14 @@ def _produce(cluster: Cluster, told: Sequence[Event], prefix: str) -> None:
     producer.flush()
 
 
-def _wait(ledger: Engine, worker: subprocess.Popen[bytes], records: int) -> None:
+def _wait(ledger: Engine, workers: Sequence[subprocess.Popen[bytes]], records: int) -> None:
     until = time.monotonic() + _SECONDS_MAX
     while _records(ledger) < records:
-        _require_running(worker)
+        _require_running(workers)
         if time.monotonic() > until:
             msg = f"{_records(ledger)} of {records} records were applied after {_SECONDS_MAX} s"
             raise RuntimeError(msg)
-        time.sleep(0.02)
+        time.sleep(_TICK_SECONDS)
 
 
 def _records(ledger: Engine) -> int:
@@ -109,7 +120,8 @@ def _waiting(ledger: Engine) -> bool:
         return bool(connection.execute(text("SELECT EXISTS (SELECT FROM outbox)")).scalar_one())
 
 
-def _require_running(worker: subprocess.Popen[bytes]) -> None:
-    if worker.poll() is not None:
-        msg = f"the worker stopped with status {worker.returncode}"
+def _require_running(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    ended = [worker.returncode for worker in workers if worker.poll() is not None]
+    if ended:
+        msg = f"workers stopped with status {ended}"
         raise RuntimeError(msg)
