@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.decide import (
-    AHEAD_MAX,
+    DUE_MAX,
     CustomerHead,
     Decided,
     DecidedEvent,
@@ -32,6 +32,7 @@ from ledger_worker.domain.decide import (
     TooManyDue,
     book_due,
     decide,
+    refusal,
 )
 from ledger_worker.domain.events import (
     Event,
@@ -168,20 +169,22 @@ def apply_batch(
     raises, except that a lost answer to COMMIT leaves that open: applying the same batch again then either is fenced or
     does what was not done.
     """
-    for attempt in range(1, ATTEMPTS_MAX + 1):
+    attempts = 0
+    for _ in range(_CATCH_UPS_MAX):
         try:
             with engine.connect() as connection, connection.begin():
                 applied = _transact(connection, batch, catalogues, stages, instants)
                 stages.reached(Stage.WRITTEN)
             stages.reached(Stage.COMMITTED)
         except _ManyDueError as many:
-            _book_due_apart(engine, many.customer_ids, catalogues)
+            _book_due_apart(engine, many.due_at, catalogues)
         except DBAPIError as error:
-            if attempt == ATTEMPTS_MAX or getattr(error.orig, "sqlstate", None) not in _VICTIM_SQLSTATES:
+            attempts += 1
+            if attempts == ATTEMPTS_MAX or getattr(error.orig, "sqlstate", None) not in _VICTIM_SQLSTATES:
                 raise
         else:
             return applied
-    msg = f"customers still have too much due after {ATTEMPTS_MAX} attempts"
+    msg = f"customers still have too much due after {_CATCH_UPS_MAX} transactions of their own"
     raise BrokenInvariantError(msg)
 
 
@@ -197,16 +200,18 @@ def rehearse_batch(
 
 _VICTIM_SQLSTATES = frozenset({"40001", "40P01"})
 _DEAD_LETTER_NAMESPACE = UUID("5f0c7f3e-1f44-5d1b-a7b7-1a7b5be25d03")
+_CATCH_UPS_MAX = 10_000
+"""Most transactions that catch up with what is due before one batch: a hundred transitions each, so a million."""
 _ROUNDS_MAX = 100
 """Most times a batch is decided anew for want of history; each round loads at least one account more."""
 
 
 class _ManyDueError(Exception):
-    """More is due for these customers than one transaction may book."""
+    """More is due for these customers, each at an instant, than one transaction may book."""
 
-    def __init__(self, customer_ids: Sequence[str]) -> None:
-        super().__init__(", ".join(customer_ids))
-        self.customer_ids = customer_ids
+    def __init__(self, due_at: Mapping[str, datetime]) -> None:
+        super().__init__(", ".join(due_at))
+        self.due_at = due_at
 
 
 class _Work(msgspec.Struct):
@@ -237,7 +242,8 @@ def _transact(
     work = _work(connection, batch.deliveries, instants(connection, batch.deliveries))
     stages.reached(Stage.INBOX)
 
-    loaded = _load(connection, work, heads, catalogue)
+    usage_kept = timedelta(days=ledger.usage_kept_days)
+    loaded = _load(connection, work, heads, catalogue, usage_kept)
     stages.reached(Stage.LOADED)
 
     decided = _decide(connection, work, loaded, catalogue, ledger)
@@ -279,15 +285,18 @@ def _work(connection: Connection, deliveries: Sequence[Delivery], instants: Sequ
 
 
 def _load(
-    connection: Connection, work: _Work, heads: Mapping[str, CustomerHead], catalogue: Catalogue
+    connection: Connection,
+    work: _Work,
+    heads: Mapping[str, CustomerHead],
+    catalogue: Catalogue,
+    usage_kept: timedelta,
 ) -> dict[str, Loaded]:
     """What the decision about each customer reads, by customer."""
-    owners, states = _load_sources(connection, work)
-    pairs = _touched(work, owners, states, catalogue)
-    until = max((told.now for all_told in work.told.values() for told in all_told), default=None)
-    if until is None:
+    if not heads:
         return {}
-    accounts = accounts_store.read_accounts(connection, pairs, list(heads), until)
+    owners, states = _load_sources(connection, work, catalogue, usage_kept)
+    pairs = _touched(work, owners, states, catalogue)
+    accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(work, heads))
     open_pairs = sorted({*pairs, *accounts})
     grants = accounts_store.read_open_grants(connection, open_pairs)
     late = _late(work, accounts)
@@ -315,21 +324,38 @@ def _load(
     }
 
 
-def _load_sources(connection: Connection, work: _Work) -> tuple[dict[str, str], dict[tuple[str, str], SourceState]]:
+def _last_instant(work: _Work, heads: Mapping[str, CustomerHead]) -> datetime:
+    """No event of the batch is recorded later: its instant, raised behind the customer's last and what is booked first.
+
+    What falls due in between has to be loaded, also for an account that no event touches: else a split would show.
+    """
+    instants = [told.now for all_told in work.told.values() for told in all_told]
+    instants += [head.recorded_at for head in heads.values() if head.recorded_at is not None]
+    recorded = sum(1 + DUE_MAX for all_told in work.told.values() for _ in all_told)
+    return max(instants) + recorded * timedelta(microseconds=1)
+
+
+def _load_sources(
+    connection: Connection, work: _Work, catalogue: Catalogue, usage_kept: timedelta
+) -> tuple[dict[str, str], dict[tuple[str, str], SourceState]]:
     """Who owns each source that is spoken of, and its state.
 
-    A source nobody owns belongs to the customer it is first told of.
+    A source nobody owns belongs to the customer it is first told of, by an event that is not refused.
     """
     first_told: dict[str, tuple[int, str]] = {}
     spoken_of = []
     for customer_id, all_told in work.told.items():
+        seen: set[UUID] = set()
         for place, told in zip(work.places[customer_id], all_told, strict=True):
             if isinstance(told.event.fact, SourceFact):
                 key = source_key(told.event.fact)
                 spoken_of.append((customer_id, key))
-                is_new = told.known_hash is None and told.event.occurred_at <= told.now + AHEAD_MAX
-                if is_new and (key not in first_told or place < first_told[key][0]):
+                is_known = told.known_hash is not None or told.key in seen
+                if is_known or refusal(told.event, told.now, catalogue, usage_kept) is not None:
+                    continue
+                if key not in first_told or place < first_told[key][0]:
                     first_told[key] = (place, customer_id)
+            seen.add(told.key)
     keys = sorted({key for _, key in spoken_of}, key=str.encode)
     owners = sources_store.read_owners(connection, keys)
     unowned = {key: customer_id for key, (_, customer_id) in first_told.items() if key not in owners}
@@ -406,7 +432,7 @@ def _decide(
     usage_kept = timedelta(days=ledger.usage_kept_days)
     decided: dict[str, Decided] = {}
     undecided = list(loaded)
-    many_due = []
+    many_due: dict[str, datetime] = {}
     for _ in range(_ROUNDS_MAX):
         needed = []
         for customer_id in undecided:
@@ -416,7 +442,7 @@ def _decide(
             if isinstance(found, NeedsHistory):
                 needed.append((customer_id, found.entitlement))
             elif isinstance(found, TooManyDue):
-                many_due.append(customer_id)
+                many_due[customer_id] = found.now
             else:
                 decided[customer_id] = found
         if not needed:
@@ -431,16 +457,15 @@ def _decide(
     return {customer_id: decided[customer_id] for customer_id in loaded}
 
 
-def _book_due_apart(engine: Engine, customer_ids: Sequence[str], catalogues: Catalogues) -> None:
-    """One transaction per customer books the earliest of what is due, as many as one transaction may."""
-    for customer_id in customer_ids:
+def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: Catalogues) -> None:
+    """One transaction per customer books the earliest of what is due at its instant, as many as one transaction may."""
+    for customer_id, now in due_at.items():
         with engine.connect() as connection, connection.begin():
             catalogue_store.lock_shared(connection)
             ledger = catalogue_store.read_ledger(connection)
             catalogue = catalogues.at(connection, ledger.catalogue_version)
             customers_store.lock(connection, [customer_id], murmur2)
             heads, key_hashes = customers_store.read_heads(connection, [customer_id])
-            now = customers_store.clock(connection)
             accounts = accounts_store.read_accounts(connection, [], [customer_id], now)
             grants = accounts_store.read_open_grants(connection, list(accounts))
             loaded = Loaded(

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from ledger_worker.apply import Applied, Batch, Catalogues, Delivery, Move, Rejected, apply_batch, by_database_clock
 from ledger_worker.domain.catalogue import Catalogue
@@ -59,6 +59,7 @@ class Ledger:
     """One database with a schema. Close it."""
 
     def __init__(self, url: str, *, connections_max: int = 8) -> None:
+        self.url = url
         self.engine = database.engine(url, connections_max=connections_max)
         self.catalogues = Catalogues()
         self.offset = 0
@@ -136,9 +137,9 @@ class Ledger:
         with self.engine.connect() as connection:
             return pictures.load(connection, customer_ids, at)
 
-    def rows(self, statement: str, **binds: object) -> Sequence[Row[Any]]:
+    def rows(self, statement: str, **binds: object) -> list[tuple[Any, ...]]:
         with self.engine.connect() as connection:
-            return connection.execute(text(statement), binds).all()
+            return [tuple(row) for row in connection.execute(text(statement), binds)]
 
     def dump(self) -> Dump:
         with self.engine.connect() as connection:

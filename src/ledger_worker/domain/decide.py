@@ -65,6 +65,7 @@ __all__ = [
     "TooManyDue",
     "book_due",
     "decide",
+    "refusal",
 ]
 
 AHEAD_MAX = timedelta(minutes=5)
@@ -174,9 +175,10 @@ class NeedsHistory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TooManyDue(msgspec.Struct, frozen=True, kw_only=True):
-    """More than `DUE_MAX` transitions are due: book them first, in transactions of their own."""
+    """More than `DUE_MAX` transitions are due at `now`: book them first, in transactions of their own."""
 
     count: int
+    now: datetime
 
 
 def decide(
@@ -196,7 +198,7 @@ def decide(
         for place, one in enumerate(told):
             due = decision.take(place, one)
             if due > DUE_MAX:
-                return TooManyDue(count=due)
+                return TooManyDue(count=due, now=one.now)
     except HistoryNeeded as needed:
         return NeedsHistory(entitlement=needed.entitlement)
     return decision.decided()
@@ -212,6 +214,35 @@ def book_due(
     except HistoryNeeded as needed:
         return NeedsHistory(entitlement=needed.entitlement)
     return decision.decided()
+
+
+def refusal(
+    event: Event, now: datetime, catalogue: Catalogue, usage_kept: timedelta
+) -> tuple[DeadLetterReason, str] | None:
+    """Why an event that is new to its customer is a dead letter when told at `now`, and what was expected; else None."""
+    given = _units_given(event.fact, catalogue)
+    if given > UNITS_MAX:
+        return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
+    if event.occurred_at > now + AHEAD_MAX:
+        return DeadLetterReason.TOO_EARLY, (
+            f"occurred_at is {event.occurred_at.isoformat()}, expected at most five minutes ahead of {now.isoformat()}"
+        )
+    if not isinstance(event.fact, UsageRecorded):
+        return None
+    if event.occurred_at < now - usage_kept:
+        return DeadLetterReason.TOO_LATE, (
+            f"occurred_at is {event.occurred_at.isoformat()}, expected usage of the last {usage_kept.days} days"
+        )
+    entitlement = catalogue.entitlements.get(event.fact.entitlement)
+    if entitlement is None:
+        return DeadLetterReason.UNKNOWN_ENTITLEMENT, (
+            f"entitlement {event.fact.entitlement} is not in the catalogue, expected one that is published"
+        )
+    if entitlement.type is not EntitlementType.QUOTA:
+        return DeadLetterReason.WRONG_TYPE, (
+            f"entitlement {event.fact.entitlement} is of type {entitlement.type}, expected a quota for usage"
+        )
+    return None
 
 
 _LEDGER = "ledger"
@@ -262,9 +293,9 @@ class _Decision:
                     place, DeadLetterReason.CONFLICTING_CONTENT, "this id was applied before with other content"
                 )
             return 0
-        refusal = self._refusal(told)
-        if refusal is not None:
-            self._refuse(place, *refusal)
+        refused = refusal(told.event, told.now, self._catalogue, self._usage_kept)
+        if refused is not None:
+            self._refuse(place, *refused)
             return 0
         now = told.now if self._last is None else max(told.now, self._last + _MICROSECOND)
         count = self._count_due(now)
@@ -326,34 +357,6 @@ class _Decision:
         )
 
     # -- checks --
-
-    def _refusal(self, told: Told) -> tuple[DeadLetterReason, str] | None:
-        event = told.event
-        given = _units_given(event.fact, self._catalogue)
-        if given > UNITS_MAX:
-            return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
-        if event.occurred_at > told.now + AHEAD_MAX:
-            return DeadLetterReason.TOO_EARLY, (
-                f"occurred_at is {event.occurred_at.isoformat()}, "
-                f"expected at most five minutes ahead of {told.now.isoformat()}"
-            )
-        if not isinstance(event.fact, UsageRecorded):
-            return None
-        if event.occurred_at < told.now - self._usage_kept:
-            return DeadLetterReason.TOO_LATE, (
-                f"occurred_at is {event.occurred_at.isoformat()}, "
-                f"expected usage of the last {self._usage_kept.days} days"
-            )
-        entitlement = self._catalogue.entitlements.get(event.fact.entitlement)
-        if entitlement is None:
-            return DeadLetterReason.UNKNOWN_ENTITLEMENT, (
-                f"entitlement {event.fact.entitlement} is not in the catalogue, expected one that is published"
-            )
-        if entitlement.type is not EntitlementType.QUOTA:
-            return DeadLetterReason.WRONG_TYPE, (
-                f"entitlement {event.fact.entitlement} is of type {entitlement.type}, expected a quota for usage"
-            )
-        return None
 
     def _refuse(self, place: int, reason: DeadLetterReason, message: str) -> None:
         self._refused.append(Refused(told=place, reason=reason, message=message))

@@ -1,0 +1,490 @@
+"""One transaction per batch on PostgreSQL: exactly once, in any order, in any split, and nothing by halves."""
+
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import msgspec
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DataError, OperationalError
+
+from ledger_worker.apply import Batch, Rejected, apply_batch, by_database_clock, rehearse_batch
+from ledger_worker.domain.catalogue import Offer
+from ledger_worker.domain.events import Event, SourceFact
+from ledger_worker.domain.outcomes import DeadLetterReason
+from ledger_worker.errors import BrokenInvariantError, FencedError
+from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
+from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.wire.encode import encode_event
+from tests.apply.ledger import TOPIC, TOPIC_ID, Ledger, move, record
+from tests.domain.driver import Life
+from tests.domain.histories import History, history_of
+from tests.domain.telling import (
+    MICROSECOND,
+    MINUTE,
+    PACK_OF_TEN,
+    activated,
+    bought,
+    catalogue,
+    day,
+    gives,
+    line,
+    offer,
+    quota,
+    refunded,
+    renewed,
+    told,
+    used,
+)
+from tests.stories.test_stories import assert_same
+
+HISTORIES = 12
+_END_THE_OTHERS = """
+SELECT pg_terminate_backend(pid, 5000)
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+PLAN_AND_PACK = catalogue(
+    quota(), quota("sms"), offer("plan", gives(10)), offer("pack", gives(5, "sms", lasts="P1D"), gives(3, lasts="P9D"))
+)
+
+
+# -- the same as the rules
+
+
+@pytest.mark.parametrize("number", range(HISTORIES))
+def test_a_history_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_rules(
+    number: int, ledger: Ledger, other_ledger: Ledger
+) -> None:
+    history = history_of(700_000 + number)
+    life = Life(history.catalogue)
+    cut = Random(number).randint(1, len(history.told))
+    for one in (ledger, other_ledger):
+        one.publish(history.catalogue)
+    with_versions = msgspec.structs.replace(life.catalogue, offers=ledger_offers(ledger, history))
+    life.catalogue = with_versions
+
+    ledger.tell(*history.told)
+    other_ledger.tell(*history.told[:cut])
+    for one_told in history.told[cut:]:
+        other_ledger.tell(one_told)
+    life.tell(*history.told)
+
+    assert ledger.dump() == other_ledger.dump()
+    assert_same(ledger, life)
+
+
+def ledger_offers(ledger: Ledger, history: History) -> dict[str, tuple[Offer, ...]]:
+    """The offers as the database gives them back."""
+    with ledger.engine.connect() as connection:
+        return catalogue_store.read(connection, history.catalogue.version).offers
+
+
+def test_many_customers_in_one_batch_end_as_each_by_itself(ledger: Ledger, other_ledger: Ledger) -> None:
+    offered = history_of(4711).catalogue
+    for one in (ledger, other_ledger):
+        one.publish(offered)
+    everyone = [of_customer(history_of(800_000 + number), f"customer-{number}") for number in range(20)]
+    mixed = [one_told for told_of_one in everyone for one_told in told_of_one]
+    mixed.sort(key=lambda one_told: one_told[1])
+
+    ledger.tell(*mixed)
+    for told_of_one in everyone:
+        other_ledger.tell(*told_of_one)
+
+    assert ledger.dump() == other_ledger.dump()
+
+
+def of_customer(history: History, customer_id: str) -> list[tuple[Event, datetime]]:
+    """The history told of another customer, with sources of its own."""
+
+    def renamed(event: Event) -> Event:
+        fact = event.fact
+        if isinstance(fact, SourceFact):
+            field = "order_id" if hasattr(fact, "order_id") else "subscription_id"
+            fact = msgspec.structs.replace(fact, **{field: f"{customer_id}/{getattr(fact, field)}"})
+        return msgspec.structs.replace(event, customer_id=customer_id, fact=fact)
+
+    return [(renamed(event), now) for event, now in history.told]
+
+
+def test_a_batch_delivered_again_changes_nothing(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    events = [told("p", day(1), bought()), *(told(f"u{n}", day(2), used(1)) for n in range(5))]
+    ledger.tell_now(*events)
+    before = ledger.dump()
+
+    applied = ledger.tell_now(*events)
+
+    assert (applied.outcomes, applied.postings, applied.changes) == ({"duplicate": 6}, 0, 0)
+    assert ledger.dump() == before
+
+
+def test_what_falls_due_a_microsecond_later_is_booked_alike_in_one_batch_and_in_several(
+    ledger: Ledger, other_ledger: Ledger
+) -> None:
+    """Instants are raised within a customer: the third event is recorded when another account's pack has just ended."""
+    events = [told("p", day(1) + 2 * MICROSECOND, bought())]
+    events += [told(f"u{n}", day(2) - MINUTE, used(1)) for n in range(5)]
+    events += [told("s", day(2) - MINUTE, used(1, "sms"))]
+    told_at_once = [(event, day(2)) for event in events[1:]]
+    for one in (ledger, other_ledger):
+        one.publish(PLAN_AND_PACK)
+        one.tell((events[0], day(1) + 2 * MICROSECOND))
+
+    ledger.tell(*told_at_once)
+    for one_told in told_at_once:
+        other_ledger.tell(one_told)
+
+    assert ledger.dump() == other_ledger.dump()
+
+
+# -- instants
+
+
+def test_events_are_recorded_by_the_databases_clock_and_strictly_increase_within_a_customer(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    before = ledger.rows("SELECT clock_timestamp()")[0][0]
+
+    ledger.tell_now(*(told(f"u{n}", before - MINUTE, used(1)) for n in range(5)))
+    ledger.tell_now(*(told(f"v{n}", before - MINUTE, used(1)) for n in range(5)))
+
+    after = ledger.rows("SELECT clock_timestamp()")[0][0]
+    instants = [row[0] for row in ledger.rows("SELECT recorded_at FROM posting ORDER BY number")]
+    assert instants == sorted(set(instants))
+    assert before < instants[0] < instants[-1] < after
+
+
+# -- dead letters
+
+
+def test_an_event_that_cannot_be_applied_is_kept_byte_for_byte_and_the_rest_is_applied(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    bad = told("bad", day(2), used(1, "unheard-of"))
+
+    applied = ledger.tell((told("u", day(2), used(1)), day(2)), (bad, day(2)), (told("v", day(2), used(1)), day(2)))
+
+    assert (applied.outcomes, applied.dead_letters) == ({"applied": 2}, {"unknown_entitlement": 1})
+    ((reason, topic, offset, key, value, headers, customer, source, event_id),) = ledger.rows(
+        'SELECT reason, topic, "offset", key, value, headers, customer_id, event_source, event_id FROM dead_letter'
+    )
+    assert (reason, topic, offset, customer, source, event_id) == (
+        "unknown_entitlement",
+        TOPIC,
+        2,
+        "ada",
+        "commerce",
+        "bad",
+    )
+    assert (bytes(key), bytes(value)) == (b"ada", encode_event(bad))
+    assert msgspec.msgpack.decode(bytes(headers)) == [["ce_id", b"1"], ["ce_id", None]]
+    assert ledger.rows("SELECT count(*) FROM event WHERE event_id = 'bad'")[0][0] == 0
+    assert ledger.rows("SELECT count(*) FROM outbox WHERE lane = -1 AND dead_letter_id IS NOT NULL")[0][0] == 1
+
+
+def test_other_content_under_a_known_id_is_a_dead_letter_and_the_first_telling_stands(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("u", day(2), used(1)), day(2)))
+    before = ledger.dump()
+
+    applied = ledger.tell((told("u", day(2), used(2)), day(3)))
+
+    assert applied.dead_letters == {"conflicting_content": 1}
+    assert ledger.dump() == before
+
+
+def test_the_same_id_of_another_customer_is_another_event(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+
+    applied = ledger.tell((told("u", day(2), used(1)), day(2)), (told("u", day(2), used(2), customer="bob"), day(2)))
+
+    assert applied.outcomes == {"applied": 2}
+
+
+def test_a_dead_letter_leaves_the_id_free_for_a_corrected_one(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("u", day(2), used(1, "unheard-of")), day(2)))
+
+    assert ledger.tell((told("u", day(2), used(1)), day(3))).outcomes == {"applied": 1}
+
+
+def test_a_refused_event_claims_no_source(ledger: Ledger) -> None:
+    """What was refused did not happen: the order is still free for the customer it is told of rightly."""
+    ledger.publish(PACK_OF_TEN)
+    too_much = bought(line(quantity=2**53))
+    ledger.tell(
+        (told("p", day(2), too_much, customer="bob"), day(2)),
+        (told("early", day(3), bought(order="o2"), customer="bob"), day(2)),
+        (told("u", day(2), used(1), customer="bob"), day(2)),
+        (told("u", day(2), bought(order="o3"), customer="bob"), day(2)),
+    )
+
+    assert ledger.rows("SELECT * FROM source_owner") == []
+    applied = ledger.tell(
+        (told("p", day(2), bought()), day(2)),
+        (told("p2", day(3), bought(order="o2")), day(3)),
+        (told("p3", day(3), bought(order="o3")), day(3)),
+    )
+    assert applied.outcomes == {"applied": 3}
+
+
+def test_a_record_that_was_rejected_before_is_kept_with_its_reason(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    rejected = Rejected(
+        record=record(7, b"no avro"), topic_id=TOPIC_ID, reason=DeadLetterReason.UNDECODABLE, message="expected Avro"
+    )
+
+    applied = ledger.apply(Batch(rejected=(rejected,)))
+
+    assert applied.dead_letters == {"undecodable": 1}
+    assert ledger.rows("SELECT reason, message, customer_id FROM dead_letter") == [
+        ("undecodable", "expected Avro", None)
+    ]
+
+
+def test_a_value_that_postgresql_refuses_leaves_nothing_of_the_batch(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    before = ledger.dump()
+
+    with pytest.raises(DataError):
+        ledger.tell((told("u", day(2), used(1)), day(2)), (told("a\0b", day(2), used(1)), day(2)))
+
+    assert ledger.dump() == before
+    assert ledger.tell((told("u", day(2), used(1)), day(2))).outcomes == {"applied": 1}
+
+
+class _LosesItsConnection(Stages):
+    """A session that the server ends when a stage is reached: what comes next is the first COPY."""
+
+    def __init__(self, ledger: Ledger, stage: Stage) -> None:
+        super().__init__(Metrics(CollectorRegistry()))
+        self._ledger = ledger
+        self._stage = stage
+
+    def reached(self, stage: Stage) -> None:
+        if stage is self._stage:
+            with psycopg.connect(self._ledger.url) as session:
+                session.execute(_END_THE_OTHERS)
+
+
+@pytest.mark.parametrize("stage", [Stage.LOCKED, Stage.DECIDED, Stage.WRITTEN])
+def test_a_connection_lost_at_any_stage_is_an_outage_and_leaves_nothing(ledger: Ledger, stage: Stage) -> None:
+    ledger.publish(PACK_OF_TEN)
+    before = ledger.dump()
+    batch = Batch(deliveries=(ledger.delivery(told("u", day(2), used(1))),))
+
+    with pytest.raises(OperationalError) as raised:
+        apply_batch(ledger.engine, batch, ledger.catalogues, _LosesItsConnection(ledger, stage))
+
+    assert raised.value.connection_invalidated
+    assert ledger.dump() == before
+    assert ledger.apply(batch).outcomes == {"applied": 1}
+
+
+# -- whose source it is
+
+
+def test_a_fact_about_a_source_of_another_customer_awaits_its_transfer(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought()), day(1)))
+
+    applied = ledger.tell((told("r", day(2), refunded(), customer="bob"), day(2)))
+
+    assert applied.outcomes == {"awaiting_transfer": 1}
+    assert ledger.rows("SELECT source_key, customer_id FROM source_owner") == [("order/o1", "ada")]
+    assert ledger.rows("SELECT customer_id, outcome FROM event WHERE event_id = 'r'") == [("bob", "awaiting_transfer")]
+    assert ledger.rows('SELECT revoked FROM "grant"') == [(0,)]
+
+
+@pytest.mark.parametrize(("first", "second"), [("ada", "bob"), ("bob", "ada")])
+def test_of_two_customers_in_one_batch_the_first_told_owns_the_source(ledger: Ledger, first: str, second: str) -> None:
+    ledger.publish(PACK_OF_TEN)
+
+    ledger.tell(
+        (told("p", day(1), bought(), customer=first), day(1)), (told("p", day(1), bought(), customer=second), day(1))
+    )
+
+    assert ledger.rows("SELECT customer_id FROM source_owner") == [(first,)]
+    assert ledger.rows('SELECT customer_id FROM "grant"') == [(first,)]
+
+
+# -- the fence
+
+
+def test_a_batch_moves_its_partition_and_counts_what_came_of_it(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.introduce()
+    epoch = ledger.claim()
+    events = [told("u", day(1), used(1)), told("u", day(1), used(1)), told("bad", day(1), used(1, "unheard-of"))]
+
+    ledger.apply(Batch(moves=(move(0, 3, epoch=epoch),), deliveries=tuple(map(ledger.delivery, events))))
+
+    assert ledger.rows("SELECT next_offset, records, duplicates, dead_letters FROM input_partition") == [(3, 3, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("from_offset", "epoch_behind", "halted"),
+    [(0, 1, False), (1, 0, False), (0, 0, True)],
+    ids=["owner", "place", "halt"],
+)
+def test_a_fenced_batch_changes_nothing(
+    ledger: Ledger,
+    from_offset: int,
+    epoch_behind: int,
+    halted: bool,  # noqa: FBT001 -- a column of the table
+) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.introduce()
+    ledger.claim()
+    epoch = ledger.claim()
+    if halted:
+        with ledger.engine.begin() as connection:
+            connection.execute(text("UPDATE input_partition SET is_halted = true"))
+    before = ledger.dump(), ledger.rows("SELECT * FROM input_partition")
+    batch = Batch(
+        moves=(move(from_offset, 9, epoch=epoch - epoch_behind),),
+        deliveries=(ledger.delivery(told("p", day(1), bought())), ledger.delivery(told("u", day(1), used(1)))),
+    )
+
+    with pytest.raises(FencedError):
+        ledger.apply(batch)
+
+    assert (ledger.dump(), ledger.rows("SELECT * FROM input_partition")) == before
+
+
+def test_a_batch_whose_answer_was_lost_is_fenced_when_it_comes_again(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.introduce()
+    batch = Batch(moves=(move(0, 1, epoch=ledger.claim()),), deliveries=(ledger.delivery(told("u", day(1), used(1))),))
+    ledger.apply(batch)
+    before = ledger.dump()
+
+    with pytest.raises(FencedError):
+        ledger.apply(batch)
+
+    assert ledger.dump() == before
+
+
+def test_if_one_of_several_partitions_is_fenced_none_moves(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.introduce(partitions_of_topic=2)
+    epochs = [ledger.claim(partition) for partition in (0, 1)]
+
+    with pytest.raises(FencedError):
+        ledger.apply(Batch(moves=(move(0, 5, epoch=epochs[0]), move(0, 5, epoch=epochs[1] + 1, partition=1))))
+
+    assert ledger.rows("SELECT next_offset FROM input_partition") == [(0,), (0,)]
+
+
+# -- rehearsal, parked customers
+
+
+def test_a_rehearsal_says_what_would_come_of_it_and_leaves_nothing(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    before = ledger.dump()
+    batch = Batch(deliveries=(ledger.delivery(told("p", day(1), bought())),))
+
+    applied = rehearse_batch(ledger.engine, batch, ledger.catalogues, ledger.stages())
+
+    assert (applied.outcomes, applied.postings, applied.changes) == ({"applied": 1}, 1, 1)
+    assert ledger.dump() == before
+
+
+def test_no_event_passes_a_parked_customer(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought()), day(1)))
+    with ledger.engine.begin() as connection:
+        connection.execute(text("UPDATE customer SET is_parked = true, parked_reason = 'broken invariant'"))
+    before = ledger.dump()
+
+    with pytest.raises(BrokenInvariantError, match="ada is parked"):
+        ledger.tell((told("u", day(2), used(1), customer="bob"), day(2)), (told("u", day(2), used(1)), day(2)))
+
+    assert ledger.dump() == before
+
+
+# -- what is due
+
+
+@pytest.mark.parametrize("packs", [100, 101, 350, 620])
+def test_however_much_is_due_it_is_booked_before_the_event_at_hand(ledger: Ledger, packs: int) -> None:
+    ledger.publish(catalogue(quota(), offer("pack", gives(10, lasts="P1D"))))
+    for number, first in enumerate(range(0, packs, 100)):
+        lines = (line(line_id=f"l{place}") for place in range(first, min(first + 100, packs)))
+        ledger.tell((told(f"p{number}", day(1), bought(*lines, order=f"o{number}")), day(1)))
+
+    ledger.tell((told("u", day(3), used(1)), day(3)))
+
+    assert ledger.rows('SELECT phase, count(*) FROM "grant" GROUP BY phase') == [("ended", packs)]
+    assert ledger.rows("SELECT overage, next_transition_at FROM account") == [(1, None)]
+    events = ledger.rows("SELECT type, recorded_at FROM event ORDER BY recorded_at")
+    assert events[-1][0] == "UsageRecorded"
+    assert [kind for kind, _ in events].count("TransitionsDue") == packs
+    assert events[-1][1] - day(3) < timedelta(milliseconds=1)
+    assert_chained(ledger)
+
+
+def assert_chained(ledger: Ledger) -> None:
+    """Postings and sequences of every customer have no gap, and the head is the last link."""
+    gaps = ledger.rows("""
+        SELECT customer.customer_id
+        FROM customer
+        LEFT JOIN (
+            SELECT customer_id, count(*) AS links, max(number) AS last FROM posting GROUP BY customer_id
+        ) AS chain USING (customer_id)
+        LEFT JOIN (
+            SELECT customer_id, count(*) AS told, max(sequence) AS last FROM outbox WHERE lane >= 0 GROUP BY customer_id
+        ) AS changes USING (customer_id)
+        WHERE (customer.posting_number, customer.posting_number)
+              IS DISTINCT FROM (coalesce(chain.links, 0), coalesce(chain.last, 0))
+           OR (customer.sequence, customer.sequence)
+              IS DISTINCT FROM (coalesce(changes.told, 0), coalesce(changes.last, 0))
+    """)
+    assert gaps == []
+
+
+def test_what_is_due_is_recorded_at_the_given_instants_and_not_by_the_clock(ledger: Ledger) -> None:
+    """Else a rebuild would not come to the same bytes."""
+    ledger.publish(catalogue(quota(), offer("pack", gives(10, lasts="P1D"))))
+    for number in range(2):
+        ledger.tell(
+            (told(f"p{number}", day(1), bought(*(line(line_id=f"l{n}") for n in range(80)), order=str(number))), day(1))
+        )
+
+    ledger.tell((told("u", day(3), used(1)), day(3)))
+
+    (last,) = ledger.rows("SELECT max(recorded_at) FROM posting")[0]
+    assert last - day(3) < timedelta(milliseconds=1)
+
+
+# -- late facts
+
+
+def test_a_late_renewal_is_settled_from_the_history_that_is_stored(ledger: Ledger) -> None:
+    ledger.publish(catalogue(quota(), offer("plan", gives(10))))
+    ledger.tell((told("a", day(1), activated(day(1), day(11))), day(1)))
+    for number in range(5):
+        ledger.tell((told(f"u{number}", day(13 + number), used(1)), day(13 + number)))
+
+    ledger.tell((told("r", day(11), renewed(day(11), day(21))), day(18)))
+
+    assert ledger.rows("SELECT used_total, overage FROM account") == [(5, 0)]
+    assert ledger.rows('SELECT used FROM "grant" ORDER BY effective_at') == [(0,), (5,)]
+
+
+def test_the_clock_of_the_database_is_the_one_that_says_what_is_too_early(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    now = datetime.now(UTC)
+
+    applied = ledger.tell_now(
+        told("soon", now + 4 * MINUTE, used(1)), told("too soon", now + 6 * MINUTE, used(1)), told("then", now, used(1))
+    )
+
+    assert (applied.outcomes, applied.dead_letters) == ({"applied": 2}, {"too_early": 1})
+
+
+def test_a_batch_of_nothing_is_applied(ledger: Ledger) -> None:
+    applied = apply_batch(ledger.engine, Batch(), ledger.catalogues, ledger.stages(), by_database_clock)
+
+    assert (applied.outcomes, applied.dead_letters, applied.postings) == ({}, {}, 0)
