@@ -17,10 +17,12 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid5
 
 import msgspec
+from psycopg.errors import NumericValueOutOfRange
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from ledger_worker.domain.catalogue import Catalogue
+from ledger_worker.domain.changes import Change
 from ledger_worker.domain.decide import (
     DUE_MAX,
     CustomerHead,
@@ -202,8 +204,6 @@ _VICTIM_SQLSTATES = frozenset({"40001", "40P01"})
 _DEAD_LETTER_NAMESPACE = UUID("5f0c7f3e-1f44-5d1b-a7b7-1a7b5be25d03")
 _CATCH_UPS_MAX = 10_000
 """Most transactions that catch up with what is due before one batch: a hundred transitions each, so a million."""
-_ROUNDS_MAX = 100
-"""Most times a batch is decided anew for want of history; each round loads at least one account more."""
 
 
 class _ManyDueError(Exception):
@@ -428,29 +428,30 @@ def _late(work: _Work, accounts: Mapping[tuple[str, str], Account]) -> list[tupl
 def _decide(
     connection: Connection, work: _Work, loaded: dict[str, Loaded], catalogue: Catalogue, ledger: LedgerState
 ) -> dict[str, Decided]:
-    """Every customer is decided, in key order. Raises _ManyDueError when some must be caught up first."""
+    """Every customer is decided, in key order. Raises _ManyDueError when some must be caught up first.
+
+    Each round loads the history of one account more of each customer that asks, and none twice: it ends with accounts.
+    """
     usage_kept = timedelta(days=ledger.usage_kept_days)
     decided: dict[str, Decided] = {}
     undecided = list(loaded)
     many_due: dict[str, datetime] = {}
-    for _ in range(_ROUNDS_MAX):
+    while undecided:
         needed = []
         for customer_id in undecided:
             found = decide(
                 loaded[customer_id], work.told[customer_id], catalogue, timeline=ledger.timeline, usage_kept=usage_kept
             )
             if isinstance(found, NeedsHistory):
+                _require_not_loaded(loaded[customer_id], found)
                 needed.append((customer_id, found.entitlement))
             elif isinstance(found, TooManyDue):
                 many_due[customer_id] = found.now
             else:
                 decided[customer_id] = found
-        if not needed:
-            break
-        histories = accounts_store.read_histories(connection, needed)
+        histories = accounts_store.read_histories(connection, needed) if needed else {}
         for (customer_id, entitlement), history in histories.items():
-            before = loaded[customer_id]
-            loaded[customer_id] = msgspec.structs.replace(before, histories={**before.histories, entitlement: history})
+            loaded[customer_id] = _with_history(loaded[customer_id], entitlement, history)
         undecided = [customer_id for customer_id, _ in needed]
     if many_due:
         raise _ManyDueError(many_due)
@@ -477,17 +478,23 @@ def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: 
                 histories={},
             )
             found = book_due(loaded, now, catalogue, timeline=ledger.timeline)
-            for _ in range(_ROUNDS_MAX):
-                if not isinstance(found, NeedsHistory):
-                    break
-                histories = accounts_store.read_histories(connection, [(customer_id, found.entitlement)])
-                loaded = msgspec.structs.replace(
-                    loaded,
-                    histories={**loaded.histories, found.entitlement: histories[customer_id, found.entitlement]},
-                )
+            while isinstance(found, NeedsHistory):
+                _require_not_loaded(loaded, found)
+                pair = (customer_id, found.entitlement)
+                history = accounts_store.read_histories(connection, [pair])[pair]
+                loaded = _with_history(loaded, found.entitlement, history)
                 found = book_due(loaded, now, catalogue, timeline=ledger.timeline)
-            if isinstance(found, Decided):
-                _write(connection, Batch(), _Work({}, {}), {customer_id: found}, ledger, key_hashes)
+            _write(connection, Batch(), _Work({}, {}), {customer_id: found}, ledger, key_hashes)
+
+
+def _with_history(loaded: Loaded, entitlement: str, history: History) -> Loaded:
+    return msgspec.structs.replace(loaded, histories={**loaded.histories, entitlement: history})
+
+
+def _require_not_loaded(loaded: Loaded, needed: NeedsHistory) -> None:
+    if needed.entitlement in loaded.histories:
+        msg = f"customer {loaded.head.customer_id}: the whole history of {needed.entitlement} is asked for again"
+        raise BrokenInvariantError(msg)
 
 
 # -- write ---------------------------------------------------------------------------------------------------
@@ -506,8 +513,8 @@ def _write(
     inbox: list[inbox_store.InboxRow] = []
     dead_letters: list[DeadLetterRow] = []
     duplicates: list[int] = []
-    failed_at = max((one.head.recorded_at for one in decided.values() if one.head.recorded_at), default=None)
-    if failed_at is None and (batch.rejected or any(one.refused for one in decided.values())):
+    failed_at = max((told.now for all_told in work.told.values() for told in all_told), default=None)
+    if failed_at is None and batch.rejected:
         failed_at = customers_store.clock(connection)
     for customer_id, one in decided.items():
         places = work.places.get(customer_id, [])
@@ -530,8 +537,12 @@ def _write(
             dead_letters.append(_dead_letter_row(rejected, failed_at))
     if failed_at is not None:
         dead_letters += [_dead_letter_row(rejected, failed_at) for rejected in batch.rejected]
-    if duplicates:
-        outcomes[Outcome.DUPLICATE.value] += len(duplicates)
+    kept = outgoing_store.find_dead_letters(connection, [row.dead_letter_id for row in dead_letters])
+    repeated = [row.record for row in dead_letters if row.dead_letter_id in kept]
+    repeated += [record for record in (batch.deliveries[place].record for place in duplicates) if record is not None]
+    dead_letters = [row for row in dead_letters if row.dead_letter_id not in kept]
+    if duplicates or kept:
+        outcomes[Outcome.DUPLICATE.value] += len(duplicates) + len(kept)
 
     changes = _outgoing(batch, work, decided, ledger, key_hashes)
     postings: list[tuple[str, Posting]] = [(key, posting) for key, one in decided.items() for posting in one.postings]
@@ -548,7 +559,7 @@ def _write(
     customers_store.write_heads(connection, [one.head for one in decided.values() if one.events or one.accounts])
     outgoing_store.append_changes(connection, changes)
     outgoing_store.append_dead_letters(connection, dead_letters)
-    fence_store.count(connection, _counts(batch, duplicates, dead_letters))
+    fence_store.count(connection, _counts(batch, repeated, dead_letters))
     return Applied(
         outcomes=outcomes,
         dead_letters=Counter(row.reason for row in dead_letters),
@@ -592,13 +603,21 @@ def _outgoing(
                 timeline=change.timeline,
                 sequence=change.sequence,
                 change_id=change.change_id,
-                payload=encode_change(change),
+                payload=_payload(change),
                 traceparent=causes.get(change.posting),
                 recorded_at=change.recorded_at,
             )
             for change in one.changes
         ]
     return outgoing
+
+
+def _payload(change: Change) -> bytes:
+    """Raises what PostgreSQL would for a sum that 64 bits do not hold: the event at fault is then found as always."""
+    try:
+        return encode_change(change)
+    except ValueError as error:
+        raise DataError("EntitlementChanged", None, NumericValueOutOfRange(str(error))) from error
 
 
 def _dead_letter_row(rejected: Rejected, failed_at: datetime) -> DeadLetterRow:
@@ -625,7 +644,7 @@ def _topic_id(batch: Batch, record: Record) -> str:
 
 
 def _counts(
-    batch: Batch, duplicates: Iterable[int], dead_letters: Iterable[DeadLetterRow]
+    batch: Batch, duplicates: Iterable[Record], dead_letters: Iterable[DeadLetterRow]
 ) -> list[tuple[str, int, int, int, int]]:
     """How many records, duplicates and dead letters each moved partition had."""
     records: Counter[tuple[str, int]] = Counter()
@@ -635,11 +654,7 @@ def _counts(
     ):
         if record is not None:
             records[record.topic, record.partition] += 1
-    repeated: Counter[tuple[str, int]] = Counter()
-    for place in duplicates:
-        record = batch.deliveries[place].record
-        if record is not None:
-            repeated[record.topic, record.partition] += 1
+    repeated = Counter((record.topic, record.partition) for record in duplicates)
     dead = Counter((row.record.topic, row.record.partition) for row in dead_letters)
     return [
         (move.topic, move.partition, records[place], repeated[place], dead[place])

@@ -1,16 +1,24 @@
 """What a transaction leaves to be told: changes in the outbox, and dead letters with their outbox rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
+from ledger_worker.store.arrays import of_uuids
 from ledger_worker.store.binary_copy import copy_rows
 from ledger_worker.wire.record import Record
 
-__all__ = ["DEAD_LETTER_LANE", "DeadLetterRow", "OutgoingChange", "append_changes", "append_dead_letters"]
+__all__ = [
+    "DEAD_LETTER_LANE",
+    "DeadLetterRow",
+    "OutgoingChange",
+    "append_changes",
+    "append_dead_letters",
+    "find_dead_letters",
+]
 
 DEAD_LETTER_LANE = -1
 """The lane of dead letters: apart from every customer's, so that neither waits for the other."""
@@ -78,6 +86,23 @@ def append_changes(connection: Connection, changes: Sequence[OutgoingChange]) ->
     """The changes are in the outbox, in the order given: for one customer that of their sequence."""
     if changes:
         copy_rows(connection, "outbox", _OUTBOX_COLUMNS, (_change_row(change) for change in changes))
+
+
+_FIND_DEAD_LETTERS = text("""
+SELECT dead_letter_id
+FROM dead_letter
+WHERE dead_letter_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+
+def find_dead_letters(connection: Connection, dead_letter_ids: Collection[UUID]) -> set[UUID]:
+    """Which of these are kept already.
+
+    Whoever moves a partition's fence is alone in keeping dead letters of its records.
+    """
+    if not dead_letter_ids:
+        return set()
+    return set(connection.execute(_FIND_DEAD_LETTERS, {"ids": of_uuids(dead_letter_ids)}).scalars())
 
 
 def append_dead_letters(connection: Connection, rows: Sequence[DeadLetterRow]) -> None:
