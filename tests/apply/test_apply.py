@@ -39,7 +39,7 @@ from tests.domain.telling import (
 )
 from tests.stories.test_stories import assert_same
 
-HISTORIES = 12
+HISTORIES = 20
 _END_THE_OTHERS = """
 SELECT pg_terminate_backend(pid, 5000)
 FROM pg_stat_activity
@@ -94,6 +94,27 @@ def test_many_customers_in_one_batch_end_as_each_by_itself(ledger: Ledger, other
         other_ledger.tell(*told_of_one)
 
     assert ledger.dump() == other_ledger.dump()
+
+
+def test_who_owns_a_source_does_not_depend_on_where_a_batch_is_split(ledger: Ledger, other_ledger: Ledger) -> None:
+    """Six customers are told of the same few orders: each belongs to the first, the others' facts await a transfer."""
+    offered = history_of(4712).catalogue
+    for one in (ledger, other_ledger):
+        one.publish(offered)
+    mixed = [
+        (msgspec.structs.replace(event, customer_id=f"customer-{number}"), now)
+        for number in range(6)
+        for event, now in history_of(900_000 + number).told
+    ]
+    mixed.sort(key=lambda one_told: one_told[1])
+
+    ledger.tell(*mixed)
+    for first in range(0, len(mixed), 5):
+        other_ledger.tell(*mixed[first : first + 5])
+
+    assert ledger.dump() == other_ledger.dump()
+    outcomes = {outcome for (outcome,) in ledger.rows("SELECT DISTINCT outcome FROM event")}
+    assert "awaiting_transfer" in outcomes
 
 
 def of_customer(history: History, customer_id: str) -> list[tuple[Event, datetime]]:

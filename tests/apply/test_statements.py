@@ -131,6 +131,12 @@ def test_the_statements_of_a_batch_find_their_rows_by_an_index(ledger: Ledger) -
     assert len(ran) > 15
 
 
+def test_a_statement_that_reads_a_table_as_a_whole_is_noticed(ledger: Ledger) -> None:
+    fill(ledger)
+
+    assert tables_read_whole(ledger, "SELECT units FROM event WHERE event_id = '7'", None) == {"event"}
+
+
 def fill(ledger: Ledger) -> None:
     with psycopg.connect(ledger.url, autocommit=True) as session:
         session.execute(_FILL)

@@ -628,7 +628,7 @@ def test_every_posting_names_the_catalogue_and_the_rules_that_made_it() -> None:
     assert [(posting.catalogue_version, posting.rules_version) for posting in life.postings] == [(1, 1), (7, 1)]
 
 
-def test_a_year_of_usage_on_one_grant_stays_fast() -> None:
+def test_two_thousand_ticks_in_one_batch_are_all_counted() -> None:
     life = lived(PACK_OF_TEN, (day(1), bought(line(quantity=10_000))))
 
     life.tell(*[(told(f"u{n}", day(2) + n * timedelta(minutes=1), used(1)), day(9)) for n in range(2_000)])

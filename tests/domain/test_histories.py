@@ -19,7 +19,7 @@ from tests.domain.agreement import assert_all, assert_as_the_oracle_says, covera
 from tests.domain.driver import Life
 from tests.domain.histories import AFTER_ALL, START, TICK, History, histories, history_of
 
-EXAMPLES = settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+EXAMPLES = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 CAMPAIGN, PARTS = 100_000, 8
 SEED = int(os.environ.get("LEDGER_TEST_SEED", "1"))
 
