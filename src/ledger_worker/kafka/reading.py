@@ -5,6 +5,7 @@ Nothing is committed and nobody is rebalanced, so that looking never disturbs a 
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Message, TopicPartition
@@ -13,7 +14,7 @@ from ledger_worker.kafka.client import admin_client, explained
 from ledger_worker.kafka.positions import find_topics, watermarks
 from ledger_worker.wire.record import Record
 
-__all__ = ["Reading", "read_topic"]
+__all__ = ["Reading", "headers_of", "read_topic"]
 
 _POLL_SECONDS = 0.5
 _SILENCE_SECONDS_MAX = 30.0
@@ -88,6 +89,19 @@ def _read(consumer: Consumer, unfinished: set[int], *, follow: bool) -> Iterator
             raise explained(KafkaError(KafkaError._TIMED_OUT), "reading")  # noqa: SLF001 - as above
 
 
+def headers_of(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    """The record's headers in their order. To be asked once a message.
+
+    None of them when a name is not UTF-8, which Kafka allows: the client cannot hand them out, and raises. A second
+    call would answer with names that are no objects. Nothing is decided by a header, so the record goes on without.
+    """
+    try:
+        headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    except UnicodeDecodeError:
+        return ()
+    return tuple(headers or ())
+
+
 def _record(message: Message) -> Record:
     kind, milliseconds = message.timestamp()
     return Record(
@@ -97,7 +111,7 @@ def _record(message: Message) -> Record:
         timestamp=None if kind == TIMESTAMP_NOT_AVAILABLE else datetime.fromtimestamp(milliseconds / 1000, UTC),
         key=_bytes(message.key()),
         value=_bytes(message.value()),
-        headers=tuple(message.headers() or ()),  # type: ignore[arg-type]  # pairs of a name and bytes
+        headers=headers_of(message),
     )
 
 

@@ -10,7 +10,8 @@ so). If not, nothing was written and the batch is dropped.
 was applied, the compare-and-set fails, and the rows show our epoch at exactly the batch's end: then it is done.
 
 **An outage** keeps the batch in memory and pauses every partition; polling goes on, so that the group does not think us
-dead, and the batch is tried again with back-off. Nothing becomes a dead letter because something was away.
+dead, and the batch is tried again with back-off. Nothing becomes a dead letter because something was away. A batch that
+took too long for a timeout would do so again: its first half is tried alone, and the rest is fetched again behind it.
 
 **A rebalance** happens inside a poll, never inside a transaction. A batch that waits loses the records of partitions
 that are revoked or lost; whoever gets these reads them again from where the row stands.
@@ -21,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 import msgspec
 import structlog
@@ -34,6 +34,7 @@ from ledger_worker.config import GroupProtocol
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BadBytesError, BrokenInvariantError, ConfigurationError, FencedError, UnavailableError
 from ledger_worker.kafka.client import admin_client, explained, group_consumer, is_without_consumer_protocol
+from ledger_worker.kafka.reading import headers_of
 from ledger_worker.metrics import Stage, Stages
 from ledger_worker.wire.decode import decode
 from ledger_worker.wire.headers import traceparent_of
@@ -41,7 +42,7 @@ from ledger_worker.wire.record import Record
 from ledger_worker.wire.schemas import TopicFamily
 from ledger_worker.worker.assignment import Assignment, Place
 from ledger_worker.worker.culprit import shortest_failing
-from ledger_worker.worker.faults import Backoff, Fault, fault_of, sqlstate_class, sqlstate_of
+from ledger_worker.worker.faults import TIMED_OUT_STATES, Backoff, Fault, fault_of, sqlstate_class, sqlstate_of
 from ledger_worker.worker.shared import Shared
 
 __all__ = ["Transactions", "run_consume"]
@@ -89,6 +90,11 @@ class _Pending:
         self.attempts = 0
         self.retry_at = 0.0
 
+    def halve(self) -> None:
+        """Only the first half is left, or the only record. What comes behind has to be fetched again."""
+        self.records = self.records[: max(len(self.records) // 2, 1)]
+        self.batch = None
+
     def without(self, places: set[Place]) -> "_Pending | None":
         """What is left when these partitions are gone; None when nothing is."""
         kept = [record for record in self.records if (record.topic, record.partition) not in places]
@@ -122,6 +128,7 @@ class _Loop:
         )
         self._pending: _Pending | None = None
         self._batch_max = settings.batch_events_max
+        self._batch_min = min(_BATCH_RECORDS_MIN, settings.batch_events_max)
         self._batch_backoff = Backoff()
         self._next_hint = self._next_watch = self._next_gauges = 0.0
         self._polled_at = time.monotonic()
@@ -390,11 +397,11 @@ class _Loop:
     def _adapt(self, records: int, seconds: float) -> None:
         """The next batch is of a size that should hold its locks for the target time."""
         target = self._settings.batch_target_seconds
-        smallest = min(_BATCH_RECORDS_MIN, self._settings.batch_events_max)
         if seconds > target * 1.25:
-            self._batch_max = max(smallest, int(records * max(target / seconds, 0.5)))
+            self._batch_max = max(self._batch_min, int(records * max(target / seconds, 0.5)))
         elif seconds < target * 0.8 and records >= self._batch_max:
             self._batch_max = min(self._settings.batch_events_max, self._batch_max * 5 // 4 + 1)
+            self._batch_min = max(self._batch_min, min(_BATCH_RECORDS_MIN, self._batch_max))
         self._metrics.batch_records_max.set(self._batch_max)
 
     # -- when it cannot be applied -------------------------------------------------------------------------------------
@@ -406,6 +413,9 @@ class _Loop:
         if sqlstate_of(error) == "25006":
             self._shared.engine.dispose()  # these sessions lead to a server that is no primary any more
         self._metrics.retries.labels(sqlstate_class=sqlstate_class(error)).inc()
+        if sqlstate_of(error) in TIMED_OUT_STATES:
+            pending.halve()
+            self._batch_min = self._batch_max = min(self._batch_max, len(pending.records))
         self._wait(pending, f"{type(error.orig).__name__} (SQLSTATE {sqlstate_of(error)})")
 
     def _wait(self, pending: _Pending, why: str) -> None:
@@ -458,7 +468,6 @@ def _record(message: Message, topic: str, partition: int, offset: int) -> Record
     if kind != TIMESTAMP_NOT_AVAILABLE and milliseconds >= 0:
         with contextlib.suppress(OverflowError):
             timestamp = _EPOCH + timedelta(milliseconds=milliseconds)
-    headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
     return Record(
         topic=topic,
         partition=partition,
@@ -466,7 +475,7 @@ def _record(message: Message, topic: str, partition: int, offset: int) -> Record
         timestamp=timestamp,
         key=_bytes(message.key()),
         value=_bytes(message.value()),
-        headers=() if headers is None else tuple(headers),
+        headers=headers_of(message),
     )
 
 

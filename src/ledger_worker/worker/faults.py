@@ -11,7 +11,10 @@ from enum import StrEnum
 
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 
-__all__ = ["Backoff", "Fault", "fault_of", "sqlstate_class", "sqlstate_of"]
+__all__ = ["TIMED_OUT_STATES", "Backoff", "Fault", "fault_of", "sqlstate_class", "sqlstate_of"]
+
+TIMED_OUT_STATES = frozenset({"57014", "25P03"})
+"""An outage of our own making: a statement, or what we did between two of them, took longer than the session may."""
 
 
 class Fault(StrEnum):
