@@ -357,17 +357,19 @@ def _load_sources(
     first_told: dict[str, tuple[int, str]] = {}
     spoken_of = []
     for customer_id, all_told in work.told.items():
+        if not any(isinstance(told.event.fact, SourceFact) for told in all_told):
+            continue
         seen: set[UUID] = set()
         for place, told in zip(work.places[customer_id], all_told, strict=True):
+            is_known = told.known_hash is not None or told.key in seen
+            is_taken = not is_known and refusal(told.event, told.now, catalogue, usage_kept) is None
+            if is_taken:
+                seen.add(told.key)
             if isinstance(told.event.fact, SourceFact):
                 key = source_key(told.event.fact)
                 spoken_of.append((customer_id, key))
-                is_known = told.known_hash is not None or told.key in seen
-                if is_known or refusal(told.event, told.now, catalogue, usage_kept) is not None:
-                    continue
-                if key not in first_told or place < first_told[key][0]:
+                if is_taken and (key not in first_told or place < first_told[key][0]):
                     first_told[key] = (place, customer_id)
-            seen.add(told.key)
     keys = sorted({key for _, key in spoken_of}, key=str.encode)
     owners = sources_store.read_owners(connection, keys)
     unowned = {key: customer_id for key, (_, customer_id) in first_told.items() if key not in owners}

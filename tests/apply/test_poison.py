@@ -73,6 +73,14 @@ def test_a_dead_letter_delivered_again_is_a_duplicate(ledger: Ledger) -> None:
         assert verify(connection).is_clean
 
 
+def test_an_id_whose_first_telling_was_refused_claims_the_source_that_it_then_speaks_of(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+
+    ledger.tell((told("e1", day(2), used(1, "nothing such")), NOW), (told("e1", day(2), bought()), NOW))
+
+    assert ledger.rows("SELECT source_key, customer_id FROM source_owner") == [("order/o1", "ada")]
+
+
 def _rejected(offset: int) -> Rejected:
     return Rejected(
         record=record(offset, b"\xff"),
