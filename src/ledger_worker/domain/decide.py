@@ -219,7 +219,7 @@ def book_due(
 def refusal(
     event: Event, now: datetime, catalogue: Catalogue, usage_kept: timedelta
 ) -> tuple[DeadLetterReason, str] | None:
-    """Why an event that is new to its customer is a dead letter when told at `now`, and what was expected; else None."""
+    """Why an event that is new to its customer is a dead letter when told at `now`, with what was expected; or None."""
     given = _units_given(event.fact, catalogue)
     if given > UNITS_MAX:
         return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"

@@ -205,7 +205,7 @@ class Book:
         else:
             lines = self._booked(self._happen(transition.place, grant))
         self.place = max(self.place or transition.place, transition.place)
-        self._look_ahead()
+        self._is_ahead_known = False
         return lines
 
     def set_terms(
@@ -235,7 +235,7 @@ class Book:
         for place, grant_id in happenings:
             lines += self._happen(place, self.grants[grant_id])
             self.place = place
-        self._look_ahead()
+        self._is_ahead_known = False
         return self._booked(lines)
 
     # -- inside --
@@ -251,7 +251,8 @@ class Book:
         self.overage_since = list(account.overage_since)
         self.last_end = account.last_end
         self.level = account.level
-        self.next_transition_at = account.next_transition_at
+        self._next_transition_at = account.next_transition_at
+        self._is_ahead_known = True
         self.grants: dict[UUID, BookedGrant] = {}
         self.active: list[BookedGrant] = []
         for grant in grants:
@@ -282,8 +283,16 @@ class Book:
         self.new_lines += lines
         return lines
 
-    def _look_ahead(self) -> None:
-        self.next_transition_at = min((place[0] for place, _ in self._ahead()), default=None)
+    @property
+    def next_transition_at(self) -> datetime | None:
+        """The first instant after the book's position at which something happens by itself.
+
+        Looked for when it is asked for: a hundred transitions passed in a row need it once.
+        """
+        if not self._is_ahead_known:
+            self._next_transition_at = min((place[0] for place, _ in self._ahead()), default=None)
+            self._is_ahead_known = True
+        return self._next_transition_at
 
     def _ahead(self) -> list[tuple[Place, BookedGrant]]:
         """What the terms of the open grants will make happen after the book's position."""
@@ -608,7 +617,7 @@ class Book:
         level = self.level
         self._restore(run.account, [grant.value() for grant in run.grants.values()])
         self.level = level
-        self._look_ahead()
+        self._is_ahead_known = False
 
 
 def is_suspended(terms: GrantTerms, at: datetime) -> bool:
