@@ -416,6 +416,15 @@ def test_a_schema_that_lacks_a_field_we_need_is_refused() -> None:
             {"type": "record", "name": "entitlements.UsageRecorded", "fields": [{"name": "a", "type": "b"}]},
             "unknown_schema",
         ),
+        (
+            # Avro allows attributes that it does not define; the parser does not look at them.
+            {
+                "type": "record",
+                "name": "entitlements.UsageRecorded",
+                "fields": [{"name": "a", "type": {"type": "long", "fields": "b"}}],
+            },
+            "unknown_schema",
+        ),
         (["null", "string"], "unknown_type"),
         ("string", "unknown_type"),
         (7, "unknown_type"),
@@ -423,6 +432,11 @@ def test_a_schema_that_lacks_a_field_we_need_is_refused() -> None:
 )
 def test_a_registered_schema_that_is_none_of_ours_is_refused(schema: object, reason: str) -> None:
     assert reason_of(b"\x00\x00\x00\x00\x01\x00", registry=registered_as(schema)) == reason
+
+
+def test_a_registered_text_that_is_too_deep_to_read_is_refused() -> None:
+    registry = Registry(lambda _id: "[" * 100_000, lambda _subject, _text: 1)
+    assert reason_of(b"\x00\x00\x00\x00\x01\x00", registry=registry) == "unknown_schema"
 
 
 def test_instants_of_every_length_of_varint_round_trip() -> None:

@@ -116,7 +116,7 @@ def reader_for(writer: object) -> Reader:
         raise BadBytesError(DeadLetterReason.UNKNOWN_TYPE, "the writer schema is no record, expected one record type")
     try:
         parsed = cast("AvroSchema", parse_schema(writer))
-    except (SchemaParseException, KeyError, TypeError, ValueError) as error:
+    except (SchemaParseException, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise BadBytesError(DeadLetterReason.UNKNOWN_SCHEMA, f"the writer schema is not valid Avro: {error}") from error
     name = parsed.get("name")
     record_type = next((known for known in (*FAMILY_OF, *OUTPUTS) if full_name(known) == name), None)
@@ -125,10 +125,16 @@ def reader_for(writer: object) -> Reader:
             DeadLetterReason.UNKNOWN_TYPE, f"the record type is {name}, expected one that this release knows"
         )
     ours = newest(record_type).schema
-    _refuse_other_units(writer, ours)
     read = _compiled_reader(record_type)
-    if to_parsing_canonical_form(writer) != to_parsing_canonical_form(ours):
-        read = _resolving_reader(writer, ours, read)
+    try:
+        _refuse_other_units(writer, ours)
+        if to_parsing_canonical_form(writer) != to_parsing_canonical_form(ours):
+            read = _resolving_reader(writer, ours, read)
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
+        # The parser lets shapes pass that are none of the specification: a type in a type, a default that is no text.
+        raise BadBytesError(
+            DeadLetterReason.UNKNOWN_SCHEMA, f"the writer schema cannot be walked: {type(error).__name__}"
+        ) from error
     return Reader(record_type, FAMILY_OF.get(record_type), read)
 
 

@@ -54,7 +54,7 @@ class Registry:
             raise BadBytesError(
                 DeadLetterReason.UNKNOWN_SCHEMA, f"schema id {schema_id} is not known to the registry"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadBytesError(DeadLetterReason.UNKNOWN_SCHEMA, f"schema id {schema_id} is not JSON") from error
         reader = reader_for(schema)
         if len(self._readers) >= _SCHEMAS_KEPT_MAX:
