@@ -18,7 +18,7 @@ from tests.apply.ledger import Ledger
 from tests.domain.telling import bought, catalogue, day, gives, line, offer, quota, refunded, told, used
 
 CUSTOMERS = [f"customer-{number}" for number in range(12)]
-BATCHES, BATCHES_LONG = 150, 3_000
+BATCHES, BATCHES_LONG = 150, 1_000
 """Of each of two workers; every batch meets the other one's at several customers."""
 OFFERED = catalogue(quota(), quota("sms"), offer("pack", gives(5, lasts="forever"), gives(5, "sms", lasts="forever")))
 
