@@ -311,14 +311,9 @@ def _load(
     accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(work, heads))
     open_pairs = sorted({*pairs, *accounts})
     grants = accounts_store.read_open_grants(connection, open_pairs)
-    late = _late(work, accounts)
-    histories = accounts_store.read_histories(connection, late) if late else {}
     accounts_of: dict[str, dict[str, Account]] = {customer_id: {} for customer_id in heads}
     for (customer_id, entitlement), account in accounts.items():
         accounts_of[customer_id][entitlement] = account
-    histories_of: dict[str, dict[str, History]] = {customer_id: {} for customer_id in heads}
-    for (customer_id, entitlement), history in histories.items():
-        histories_of[customer_id][entitlement] = history
     states_of: dict[str, dict[str, SourceState]] = {customer_id: {} for customer_id in heads}
     for (customer_id, key), state in states.items():
         states_of[customer_id][key] = state
@@ -330,7 +325,7 @@ def _load(
             owners=owners,
             accounts=accounts_of[customer_id],
             grants=grants.get(customer_id, nothing),
-            histories=histories_of[customer_id],
+            histories={},
         )
         for customer_id, head in heads.items()
     }
@@ -414,26 +409,6 @@ def _skus(fact: SourceFact) -> set[str]:
     if isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
         return {item.sku for item in fact.items}
     return set()
-
-
-def _late(work: _Work, accounts: Mapping[tuple[str, str], Account]) -> list[tuple[str, str]]:
-    """The accounts whose usage certainly lies before what is settled.
-
-    Their history is loaded without being asked for first.
-    """
-    late = set()
-    for customer_id, all_told in work.told.items():
-        newest: dict[str, datetime] = {}
-        for told in all_told:
-            fact = told.event.fact
-            if not isinstance(fact, UsageRecorded) or told.known_hash is not None:
-                continue
-            account = accounts.get((customer_id, fact.entitlement))
-            settled_at = newest.get(fact.entitlement) or (account.settled_at if account is not None else None)
-            if settled_at is not None and told.event.occurred_at < settled_at:
-                late.add((customer_id, fact.entitlement))
-            newest[fact.entitlement] = max(settled_at or told.event.occurred_at, told.event.occurred_at)
-    return sorted(late)
 
 
 # -- decide --------------------------------------------------------------------------------------------------

@@ -186,9 +186,17 @@ class Book:
         return self.place is None or (usage.at, _USE + usage.tie) > self.place
 
     def use(self, usage: UsageFact, until: datetime) -> list[Line]:
-        """Usage is booked: by one step when it is the last happening so far, else by settling again."""
+        """Usage is booked: by one step when it is the last happening so far, else by settling again.
+
+        Also by one step when it is late and could stand at the end as well, so that services whose reports of the same
+        minutes overtake each other cost no run.
+        """
         place = (usage.at, _USE + usage.tie)
         if not self.follows(usage):
+            if self._could_be_last(usage):
+                self.new_usage.append(usage)
+                self.active[0].burns = None  # no longer in order; whoever needs them settles again
+                return self._booked(self._burn(usage))
             if self.history is None:
                 raise HistoryNeeded(self.entitlement.key)
             self.new_usage.append(usage)
@@ -239,6 +247,21 @@ class Book:
         return self._booked(lines)
 
     # -- inside --
+
+    def _could_be_last(self, usage: UsageFact) -> bool:
+        """Whether late usage is covered by the same grant, and all else as it is, wherever since then it stands.
+
+        So it is when since then nothing happened but usage, and the grant that burns first still has that many units:
+        then it has covered everything since, and would have covered this.
+        """
+        if not self.active or (self.last_end is not None and self.last_end > usage.at):
+            return False
+        for grant in self.active:
+            terms = grant.terms
+            if terms.effective_at > usage.at or terms.suspensions or any(cut.at > usage.at for cut in terms.cuts):
+                return False
+        first = self.active[0]
+        return first.terms.amount is None or first.available >= usage.units
 
     def _restore(self, account: Account, grants: Iterable[Grant]) -> None:
         self.usage = account.usage
