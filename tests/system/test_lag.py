@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ledger_worker.kafka.client import transactional_producer
+from ledger_worker.wire.encode import encode_event, family_of
 from tests.faults.system import System
-from tests.system.lives import LANES, POISON, life, send
+from tests.system.lives import CUSTOMERS, LANES, POISON, life, send
 from tests.system.programs import GroupPlace, JavaTools, Kcat
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -38,6 +40,27 @@ def test_the_lag_of_a_running_worker_becomes_zero_and_stays_so_when_it_ends(
     assert {place.client_id for place in ended} == {None}
     assert {place.lag for place in ended} == {0}
     assert sum(place.current_offset or 0 for place in ended) == len(ada) + len(grace) + 2 * len(POISON)
+
+
+def test_the_lag_becomes_zero_on_topics_that_are_written_in_transactions(idle: System, java_tools: JavaTools) -> None:
+    events = [event for customer in CUSTOMERS for event in life(customer, datetime.now(UTC))]
+    producer = transactional_producer(idle.settings.broker, f"{idle.settings.consumer_group}/told")
+    producer.init_transactions(SECONDS_MAX)
+    for event in events:
+        topic = getattr(idle.settings, f"topic_{family_of(event).value}")
+        producer.begin_transaction()
+        producer.produce(topic, encode_event(event), key=event.customer_id.encode())
+        producer.commit_transaction(SECONDS_MAX)
+    with idle.worker() as worker:
+        idle.wait_until_applied(len(events), worker)
+        running = places_without_lag(java_tools, idle.settings.consumer_group)
+        worker.terminate()
+        assert worker.wait(timeout=SECONDS_MAX) == 0
+    ended = java_tools.places(idle.settings.consumer_group)
+
+    # Each event has the marker of its transaction behind it.
+    assert sum(place.end_offset for place in running) == 2 * len(events)
+    assert {place.lag for place in ended} == {0}
 
 
 def places_without_lag(java_tools: JavaTools, group: str) -> list[GroupPlace]:

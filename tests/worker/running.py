@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from time import monotonic
 
 import msgspec
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from sqlalchemy import Connection, Engine, text
 
 from ledger_worker.apply import Applied, Batch
 from ledger_worker.config import Settings
 from ledger_worker.domain.events import Event, UsageRecorded
 from ledger_worker.health import Health
-from ledger_worker.kafka.client import admin_client, idempotent_producer
+from ledger_worker.kafka.client import admin_client, idempotent_producer, transactional_producer
 from ledger_worker.kafka.topics import PlannedTopic, create
 from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store import fence, partitions
@@ -114,6 +114,19 @@ class Place:
             )
         assert self._producer.flush(SECONDS_MAX) == 0
 
+    def send_in_transaction(self, *event_ids: str, commits: bool = True) -> None:
+        """Usage with these ids lies in partition 0, and the marker of its transaction takes the offset behind it."""
+        producer = transactional_producer(self.settings.broker, f"{self.settings.topic_usage}/tests")
+        producer.init_transactions(SECONDS_MAX)
+        producer.begin_transaction()
+        for event_id in event_ids:
+            producer.produce(self.settings.topic_usage, encode_event(usage(event_id)), key=b"customer", partition=0)
+        assert producer.flush(SECONDS_MAX) == 0
+        if commits:
+            producer.commit_transaction(SECONDS_MAX)
+        else:
+            producer.abort_transaction(SECONDS_MAX)
+
     def position(self, partition: int = 0) -> Position:
         with self.engine.connect() as conn:
             return partitions.read(conn, [self.settings.topic_usage])[self.settings.topic_usage, partition]
@@ -189,6 +202,16 @@ def running(place: Place, recorder: Recorder, **changed: object) -> Iterator[Run
         run.stop()
         if run.error is not None:
             raise run.error
+
+
+def committed(place: Place) -> int:
+    """What Kafka was told about partition 0; negative when nothing."""
+    consumer = Consumer(
+        {"bootstrap.servers": place.settings.kafka_bootstrap, "group.id": place.settings.consumer_group}
+    )
+    (found,) = consumer.committed([TopicPartition(place.settings.topic_usage, 0)], timeout=SECONDS_MAX)
+    consumer.close()
+    return int(found.offset)
 
 
 def planned(name: str, partitions: int) -> PlannedTopic:

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, text
 from ledger_worker.apply import Batch, Rejected
 from ledger_worker.config import GroupProtocol, Start
 from ledger_worker.domain.outcomes import DeadLetterReason
-from ledger_worker.errors import BrokenInvariantError, ConfigurationError
-from tests.worker.running import SECONDS_MAX, Place, Recorder, eventually, planned, running
+from ledger_worker.errors import BrokenInvariantError, ConfigurationError, FencedError
+from tests.worker.running import SECONDS_MAX, Place, Recorder, Running, committed, eventually, planned, running
 
 PROTOCOLS = (GroupProtocol.CONSUMER, GroupProtocol.CLASSIC)
 
@@ -79,6 +79,87 @@ def test_kafka_is_told_the_offsets_for_the_tools_that_watch_them(place: Place) -
     with running(place, recorder):
         recorder.events(2)
         eventually(lambda: committed(place) == 2)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_marker_behind_a_transaction_is_no_lag(place: Place, protocol: GroupProtocol) -> None:
+    place.make_topics()
+    place.send_in_transaction("a", "b", "c")
+    recorder = Recorder(place.engine)
+
+    with running(place, recorder, group_protocol=protocol) as run:
+        applied = recorder.events(3)
+        eventually(lambda: lag(run) == (0, 0))
+        eventually(lambda: committed(place) == 4)
+
+    assert applied == ["a", "b", "c"]
+    assert place.position().next_offset == 3
+
+
+def test_a_transaction_that_was_aborted_is_no_lag(place: Place) -> None:
+    place.make_topics()
+    place.send("a")
+    place.send_in_transaction("b", "c", commits=False)
+    recorder = Recorder(place.engine)
+
+    with running(place, recorder) as run:
+        applied = recorder.events(1)
+        eventually(lambda: lag(run) == (0, 0))
+
+    assert applied == ["a"]
+    assert committed(place) == 4
+    assert place.position().next_offset == 1
+
+
+def test_a_worker_that_finds_nothing_but_a_marker_has_no_lag(place: Place) -> None:
+    place.make_topics()
+    place.send_in_transaction("a")
+    recorder = Recorder(place.engine)
+    with running(place, recorder):
+        recorder.events(1)
+
+    with running(place, recorder) as run:
+        eventually(lambda: lag(run) == (0, 0))
+        place.send("b")
+        applied = recorder.events(1)
+
+    assert applied == ["b"]
+    assert committed(place) == 3
+
+
+def test_kafka_is_not_told_of_records_that_wait_to_be_applied(place: Place) -> None:
+    place.make_topics()
+    place.send_in_transaction("a")
+    recorder = Recorder(place.engine)
+    with running(place, recorder) as run:
+        recorder.events(1)
+        eventually(lambda: lag(run) == (0, 0))
+        with place.engine.begin() as conn:
+            conn.execute(text("SELECT FROM input_partition FOR UPDATE"))
+            place.send_in_transaction("b", "c")
+            eventually(lambda: run.metric("ledger_consumer_is_paused") == 1)
+            eventually(lambda: lag(run)[0] == 3)
+            run.stop()
+
+    assert committed(place) == 2
+
+
+def test_kafka_is_not_told_of_a_batch_that_was_fenced_and_dropped(place: Place) -> None:
+    place.make_topics()
+    place.send_in_transaction("a")
+
+    def fence_all_but_a(_conn: Connection, batch: Batch) -> None:
+        if batch.deliveries[0].event.event_id != "a":
+            raise FencedError("the test lets nothing more through")
+
+    recorder = Recorder(place.engine, before_commit=fence_all_but_a)
+    with running(place, recorder) as run:
+        recorder.events(1)
+        place.send_in_transaction("b", "c")
+        eventually(lambda: run.metric("ledger_batch_fenced_total", loop="consume") >= 3)
+
+    # The first record that was not applied has offset 2, behind the marker of the first transaction.
+    assert committed(place) in {1, 2}
 
 
 def test_a_topic_that_is_new_to_us_is_begun_at_its_end_when_so_set(place: Place) -> None:
@@ -369,17 +450,18 @@ def make_again(place: Place) -> None:
 
 
 def commit(place: Place, offset: int) -> None:
-    consumer = group(place)
+    consumer = Consumer(
+        {"bootstrap.servers": place.settings.kafka_bootstrap, "group.id": place.settings.consumer_group}
+    )
     consumer.commit(offsets=[TopicPartition(place.settings.topic_usage, 0, offset)], asynchronous=False)
     consumer.close()
 
 
-def committed(place: Place) -> int:
-    consumer = group(place)
-    (found,) = consumer.committed([TopicPartition(place.settings.topic_usage, 0)], timeout=SECONDS_MAX)
-    consumer.close()
-    return int(found.offset)
-
-
-def group(place: Place) -> Consumer:
-    return Consumer({"bootstrap.servers": place.settings.kafka_bootstrap, "group.id": place.settings.consumer_group})
+def lag(run: Running) -> tuple[float | None, float | None]:
+    """Records and seconds of the partition that these tests send to; None before they were measured."""
+    of_usage = {"topic": run.shared.settings.topic_usage, "partition": "0"}
+    records, seconds = (
+        run.shared.metrics.registry.get_sample_value(f"ledger_consumer_lag_{unit}", of_usage)
+        for unit in ("records", "seconds")
+    )
+    return records, seconds

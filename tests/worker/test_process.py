@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 
 from ledger_worker.kafka.topics import create, plan
-from tests.worker.running import SECONDS_MAX, Place, eventually
+from tests.worker.running import SECONDS_MAX, Place, committed, eventually
 
 CONSUMING = """
 import os
@@ -86,6 +86,18 @@ def test_a_process_applies_what_comes_and_stops_when_it_is_told(ready: Place) ->
     batches = [line for line in lines_of(stderr) if line["event"] == "batch_applied"]
     # Nobody published an entitlement, so each is a dead letter: what matters here is that each is accounted for once.
     assert sum(json.loads(json.dumps(line["dead_letters"])).get("unknown_entitlement", 0) for line in batches) == 3
+
+
+def test_a_process_that_stops_has_told_kafka_the_end_of_a_topic_written_in_transactions(ready: Place) -> None:
+    ready.send_in_transaction("a", "b", "c")
+    with process(ready, CONSUMING) as worker:
+        eventually(lambda: records(ready) == 3)
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=SECONDS_MAX)
+
+    assert worker.returncode == 0
+    assert committed(ready) == 4
+    assert ready.position().next_offset == 3
 
 
 def test_a_process_that_is_killed_after_a_commit_applies_nothing_twice(ready: Place) -> None:

@@ -9,6 +9,11 @@ claimed again, each time after a longer wait, so that two workers that both beli
 taking it from each other. An idle partition that another has claimed is left alone until a batch of it is fenced.
 
 Offsets are committed to Kafka as a hint for tools that watch the lag. Nothing of ours reads them.
+
+A row stands behind the last record that was applied. Behind that there may be offsets that hold no record for us: the
+marker that ends a transaction, the records of one that was aborted. They move no row, since there is nothing to apply,
+but a lag that counted them would never end. So hints and gauges go by how far the consumer has read (`note_passed`)
+where that is further.
 """
 
 import contextlib
@@ -72,6 +77,8 @@ class Assignment:
         self._claim_backoff = Backoff()
         self._fence_backoff = Backoff(longest_seconds=10.0)
         self._hinted: dict[Place, int] = {}
+        # Every record before this offset is applied. For hints and gauges alone: what is fetched goes by the row.
+        self._passed: dict[Place, int] = {}
         self._newest: dict[Place, datetime] = {}
         self._asked_topics: Mapping[str, Future[TopicDescription]] = {}
 
@@ -115,6 +122,7 @@ class Assignment:
             place = (move.topic, move.partition)
             ours = self._assigned.get(place)
             if ours is not None:
+                self._passed.pop(place, None)
                 self._assigned[place] = row if row is not None and row.owner_epoch == ours.owner_epoch else None
                 self.hold([place])
         self._claim_at = time.monotonic() + self._fence_backoff.next_seconds()
@@ -216,6 +224,7 @@ class Assignment:
             return
         if known.low <= position.next_offset <= known.high:
             self._fetched.discard(place)  # the answer was about another offset: seek once more
+            self._passed.pop(place, None)  # the end of the topic may have been behind it and is lost
             return
         raise ConfigurationError(
             f"partition {place[0]}/{place[1]} goes on at offset {position.next_offset}, but the topic has offsets from "
@@ -253,6 +262,7 @@ class Assignment:
             self._assigned.pop(place, None)
             self._hinted.pop(place, None)
             self._newest.pop(place, None)
+            self._passed.pop(place, None)
             for gauge in (self._metrics.lag_records, self._metrics.lag_seconds, self._metrics.next_offset):
                 with contextlib.suppress(KeyError):
                     gauge.remove(place[0], str(place[1]))
@@ -266,9 +276,22 @@ class Assignment:
 
     # -- now and then --------------------------------------------------------------------------------------------------
 
+    def note_passed(self) -> None:
+        """How far the consumer has read is remembered; only to be called when all that it gave us is applied.
+
+        Not asked of the consumer when it is needed: a revocation comes in the middle of taking records.
+        """
+        # Not of what is held back: records of it may have been dropped. A seek makes the position unknown (negative)
+        # until something is read from there.
+        for each in self._consumer.position([TopicPartition(*place) for place in self._fetched]):
+            if each.offset >= 0:
+                self._passed[each.topic, each.partition] = each.offset
+
     def hint(self) -> None:
         """Kafka is told where we stand, if there is news."""
-        stand = {place: position.next_offset for place, position in self._assigned.items() if position is not None}
+        stand = {
+            place: self._stand(place, position) for place, position in self._assigned.items() if position is not None
+        }
         news = {place: offset for place, offset in stand.items() if self._hinted.get(place) != offset}
         if not news:
             return
@@ -327,12 +350,15 @@ class Assignment:
             _, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
             if high < 0:
                 continue
-            waiting = max(high - position.next_offset, 0)
+            waiting = max(high - self._stand(place, position), 0)
             newest = self._newest.get(place)
             age = max((now - newest).total_seconds(), 0.0) if waiting and newest is not None else 0.0
             labels = {"topic": place[0], "partition": str(place[1])}
             self._metrics.lag_records.labels(**labels).set(waiting)
             self._metrics.lag_seconds.labels(**labels).set(age)
+
+    def _stand(self, place: Place, position: Position) -> int:
+        return max(position.next_offset, self._passed.get(place, 0))
 
     def _count(self) -> None:
         held = [position for position in self._assigned.values() if position is not None]

@@ -156,6 +156,8 @@ class _Loop:
             self._poll_while_waiting(self._pending)
         if self._pending is not None and time.monotonic() >= self._pending.retry_at:
             self._try(self._pending)
+        if self._pending is None:
+            self._assignment.note_passed()
         self._now_and_then()
 
     # -- taking records ------------------------------------------------------------------------------------------------
