@@ -5,7 +5,7 @@ Nothing is committed and nobody is rebalanced, so that looking never disturbs a 
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import cast
+from operator import methodcaller
 
 import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Message, TopicPartition
@@ -19,6 +19,11 @@ __all__ = ["Reading", "headers_of", "read_topic"]
 _POLL_SECONDS = 0.5
 _SILENCE_SECONDS_MAX = 30.0
 _RECORDS_MAX = 500
+_ask_headers = methodcaller("headers")
+"""The client sets an exception for a name that is not UTF-8, and answers all the same, with a name that is no object.
+
+A call in bytecode, once the interpreter has specialized it, goes on with both. This one checks, and raises SystemError.
+"""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,12 +97,12 @@ def _read(consumer: Consumer, unfinished: set[int], *, follow: bool) -> Iterator
 def headers_of(message: Message) -> tuple[tuple[str, bytes | None], ...]:
     """The record's headers in their order. To be asked once a message.
 
-    None of them when a name is not UTF-8, which Kafka allows: the client cannot hand them out, and raises. A second
-    call would answer with names that are no objects. Nothing is decided by a header, so the record goes on without.
+    None of them when a name is not UTF-8, which Kafka allows: the client cannot hand them out. Nothing is decided by a
+    header, so the record goes on without.
     """
     try:
-        headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
-    except UnicodeDecodeError:
+        headers: list[tuple[str, bytes | None]] | None = _ask_headers(message)
+    except (SystemError, UnicodeDecodeError):
         return ()
     return tuple(headers or ())
 
