@@ -314,7 +314,8 @@ class _Decision:
     def book_due(self, now: datetime, at_most: int) -> datetime:
         """Up to `at_most` due transitions are booked, a microsecond apart, just before `now` where there is room.
 
-        Returns the last instant used.
+        What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
+        next one begins is no loss of access. Returns the last instant used.
         """
         due = sorted(
             (transition for book in self._books.values() for transition in book.due(now)),
@@ -323,8 +324,14 @@ class _Decision:
         instant = now - len(due) * _MICROSECOND
         if self._last is not None:
             instant = max(instant, self._last + _MICROSECOND)
-        for transition in due:
-            self._pass(transition, instant)
+        tells = {_moment(transition): place for place, transition in enumerate(due) if not transition.is_payment}
+        before: dict[tuple[str, datetime], EntitlementPicture] = {}
+        for place, transition in enumerate(due):
+            moment = _moment(transition)
+            was = before.setdefault(moment, self._picture(transition.entitlement, instant))
+            if transition.is_payment:
+                was = self._picture(transition.entitlement, instant)
+            self._pass(transition, instant, was if transition.is_payment or tells[moment] == place else None)
             self._last = instant
             instant += _MICROSECOND
         return self._last or now
@@ -414,10 +421,10 @@ class _Decision:
             self._changed(entitlement)
         self._post(told.event, told.key, told.content_hash, now, entries, pictures)
 
-    def _pass(self, transition: Transition, now: datetime) -> None:
+    def _pass(self, transition: Transition, now: datetime, before: EntitlementPicture | None) -> None:
+        """The transition is booked, and told when `before`, the picture to compare with, is given."""
         entitlement = transition.entitlement
         book = self._books[entitlement]
-        before = self._picture(entitlement, now)
         self._quiet.pop(transition.entitlement, None)
         lines = book.pass_transition(transition)
         self._changed(entitlement)
@@ -431,7 +438,8 @@ class _Decision:
             now=now,
         )
         entries = [Entry(entitlement=entitlement, line=line) for line in lines]
-        if self._post(event, told.key, told.content_hash, now, entries, {entitlement: before}):
+        pictures = {} if before is None else {entitlement: before}
+        if self._post(event, told.key, told.content_hash, now, entries, pictures):
             self._keep(None, told, now, Outcome.APPLIED)
 
     def _transition_event(self, transition: Transition) -> Event:
@@ -626,6 +634,10 @@ def _units_given(fact: Fact, catalogue: Catalogue) -> int:
         )
         for sku, quantity in quantities
     )
+
+
+def _moment(transition: Transition) -> tuple[str, datetime]:
+    return transition.entitlement, transition.place[0]
 
 
 def _transition_order(transition: Transition) -> tuple[datetime, str, str]:

@@ -76,6 +76,11 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
         """What happens, as a word."""
         return _KINDS[self.place[1][0]]
 
+    @property
+    def is_payment(self) -> bool:
+        """Whether it is the payment of what is owed, which moves units and ends no access."""
+        return self.place[1][0] == _PAY
+
 
 class BookedGrant(msgspec.Struct):
     """A grant while a book is open: like `ledger.Grant`, and changing.
