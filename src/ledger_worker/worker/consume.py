@@ -51,7 +51,7 @@ _LOOP = "consume"
 _BATCH = "a batch"
 _POLL_SECONDS = 0.1
 """How long a poll waits when nothing comes: how late a stop or a new claim is noticed at most."""
-_BATCH_RECORDS_MIN = 50
+_BATCH_RECORDS_MIN = 500
 _HINT_SECONDS = 5.0
 _WATCH_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
