@@ -7,7 +7,7 @@ long` on a hundred thousand from a printed seed, where a failure names the seed 
 """
 
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -71,7 +71,10 @@ def test_what_is_due_may_be_booked_at_any_time_by_anyone(history: History, wakin
             awake.catch_up(wakings_at.pop(0), at_most=2)
         awake.tell((event, now))
 
-    assert comes_to(asleep) == comes_to(awake)
+    # One instant for both, and behind what is due: a transition is recorded in the microseconds before its instant, and
+    # a clock that books two at a time may stand between two of one instant.
+    at = max(life.head.recorded_at or START for life in (asleep, awake)) + timedelta(milliseconds=1)
+    assert comes_to(asleep, at) == comes_to(awake, at)
 
 
 @pytest.mark.long
@@ -112,7 +115,7 @@ def ends_alike(history: History, order: list[int]) -> bool:
     for event, _ in history.in_order(order, late):
         other.tell((event, late))
     other.catch_up(AFTER_ALL)
-    return comes_to(first) == comes_to(other)
+    return comes_to(first, AFTER_ALL) == comes_to(other, AFTER_ALL)
 
 
 def splits_alike(history: History, cuts: list[int]) -> bool:
@@ -131,9 +134,9 @@ def splits_alike(history: History, cuts: list[int]) -> bool:
     return (whole.head, whole.accounts, whole.grants) == (split.head, split.accounts, split.grants)
 
 
-def comes_to(life: Life) -> tuple[object, ...]:
-    """What a life comes to: its terms and counts, who covers what, and what is told at the end."""
-    at = life.head.recorded_at or START
+def comes_to(life: Life, at: datetime) -> tuple[object, ...]:
+    """What a life comes to: its terms and counts, who covers what, and what is shown at `at`."""
+    life.catch_up(at)
     return (
         {
             key: (grant.terms, grant.available, grant.used, grant.expired, grant.revoked)
