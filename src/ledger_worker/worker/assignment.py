@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined]  # public, but not marked so
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -235,8 +235,10 @@ class Assignment:
     # -- rebalances: called by the client inside a poll; they must not raise -------------------------------------------
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        # With an offset, so that the client asks Kafka for none; paused, until the claim has told the true one.
-        begun = [TopicPartition(each.topic, each.partition, 0) for each in assigned]
+        # At the end, so that the client asks for no offset of the group; paused, until the claim has told the true one.
+        # A fetch may go out before the pause. At an offset that retention has deleted it would fail, and after that the
+        # client refuses every seek. At the end nothing fails, and what comes is dropped.
+        begun = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in assigned]
         consumer.incremental_assign(begun)
         consumer.pause(begun)
         for each in begun:
