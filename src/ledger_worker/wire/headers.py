@@ -3,7 +3,8 @@
 CloudEvents 1.0, Kafka binding, binary mode: attributes are headers `ce_*` in UTF-8, the value is the Avro record
 alone. `ce_sequence` is the Sequence extension, which is compared as text: timeline and sequence, both padded with
 zeros, so that it sorts as the pair does. `traceparent` (W3C Trace Context) is carried from the event that caused a
-change to the change. `dlq.error.*` are added to a dead letter's own headers, which stay byte for byte.
+change to the change. `dlq.error.*` are added to a dead letter's own headers, which stay byte for byte. (Of a record
+that has a header whose name is not UTF-8 the Kafka client gives no headers at all, and it cuts a name off at a NUL.)
 
 Headers are pairs, in order; a name may come twice. Nothing the ledger decides depends on a header.
 """
@@ -97,7 +98,7 @@ def change_headers(
 
 
 def customer_state_headers(picture: CustomerPicture, source: str) -> list[Header]:
-    """The headers of a customer's picture. Its id is the same whenever the same picture is published."""
+    """The headers of a customer's picture. Its id names timeline and sequence: newer units alone do not change it."""
     sequence = _sequence(picture.timeline, picture.sequence)
     return [
         *_cloud_event(
