@@ -78,11 +78,14 @@ class System:
         with self.ledger.begin() as connection:
             catalogue_store.publish(connection, ENTITLEMENTS, OFFERS, catalogue_store.read(connection, 0))
 
-    def send(self, load: Load, seed: int = 1) -> None:
+    def send(self, load: Load, seed: int = 1, records_a_second: int | None = None) -> None:
         """Everything is on the input topics; repetitions and poison lie somewhere behind the originals."""
+        started_at = time.monotonic()
         chance = random.Random(seed)
         producer = Producer({"bootstrap.servers": self._cluster.kafka_bootstrap, "partitioner": "murmur2_random"})
-        for event in (*load.events, *load.repeated):
+        for place, event in enumerate((*load.events, *load.repeated)):
+            if records_a_second is not None and time.monotonic() < started_at + place / records_a_second:
+                time.sleep(_TICK_SECONDS)
             topic = getattr(self.settings, f"topic_{family_of(event).value}")
             producer.produce(topic, key=event.customer_id.encode(), value=encode_event(event))
             producer.poll(0)

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -81,4 +82,19 @@ def test_ten_kills_at_random_moments_of_200_000_events_lose_and_double_nothing(s
         system.wait_until_finished(load, worker)
         worker.terminate()
         assert worker.wait(timeout=60) == 0
+    system.prove(load)
+
+
+@pytest.mark.timeout(180)
+def test_what_is_sent_while_workers_come_and_go_is_all_applied(system: System) -> None:
+    load = make_load(12_000, customers=600, seed=10)
+    with ThreadPoolExecutor(1) as background, system.worker() as first:
+        sending = background.submit(system.send, load, records_a_second=1_500)
+        system.wait_until_applied(1_000, first)
+        with system.worker() as second:
+            system.wait_until_applied(5_000, first, second)
+            first.kill()
+            with system.worker() as third:
+                sending.result(60)
+                system.wait_until_finished(load, second, third)
     system.prove(load)

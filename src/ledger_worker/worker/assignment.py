@@ -26,14 +26,14 @@ from datetime import UTC, datetime
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined]  # public, but not marked so
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ledger_worker.apply import Move
 from ledger_worker.config import Start
-from ledger_worker.errors import ConfigurationError, UnavailableError
+from ledger_worker.errors import ConfigurationError, LedgerError, UnavailableError
 from ledger_worker.kafka.positions import ask_topics, find_topics, found_topics, watermarks
 from ledger_worker.metrics import Stage, Stages
 from ledger_worker.store import partitions
@@ -235,10 +235,12 @@ class Assignment:
     # -- rebalances: called by the client inside a poll; they must not raise -------------------------------------------
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        # At the end, so that the client asks for no offset of the group; paused, until the claim has told the true one.
-        # A fetch may go out before the pause. At an offset that retention has deleted it would fail, and after that the
-        # client refuses every seek. At the end nothing fails, and what comes is dropped.
-        begun = [TopicPartition(each.topic, each.partition, OFFSET_END) for each in assigned]
+        # With an offset, so that the client asks for none of the group; paused, until the claim has told the true one.
+        # A fetch may go out before the pause, and its records may come after the seek. So it must not begin behind the
+        # true offset, where they would look like a gap in the topic and what lies between would be lost; nor at an
+        # offset that retention has deleted, after which the client refuses every seek.
+        known = self._known_offsets([(each.topic, each.partition) for each in assigned])
+        begun = [TopicPartition(each.topic, each.partition, known[each.topic, each.partition]) for each in assigned]
         consumer.incremental_assign(begun)
         consumer.pause(begun)
         for each in begun:
@@ -246,6 +248,20 @@ class Assignment:
         self.was_made = True
         self._claim_at = 0.0
         self._rebalanced("assign", begun)
+
+    def _known_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
+        """An offset for each that exists and is not behind the true one: the row's, else the first of the partition."""
+        known = dict.fromkeys(places, 0)
+        try:
+            with self._shared.engine.connect() as conn:
+                rows = partitions.read(conn, sorted({topic for topic, _ in places}))
+            known |= {place: rows[place].next_offset for place in places if place in rows}
+            new = [place for place in places if place not in rows]
+            if new:
+                known |= {place: found.low for place, found in watermarks(self._admin, new).items()}
+        except (DBAPIError, PoolTimeoutError, LedgerError) as error:
+            self._log.warning("assigned_from_the_beginning", error=type(error).__name__)
+        return known
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self.hint()
