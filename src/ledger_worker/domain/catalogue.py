@@ -18,14 +18,18 @@ __all__ = [
     "Allowance",
     "Apply",
     "Catalogue",
+    "Clock",
     "DebtPolicy",
     "Entitlement",
     "EntitlementType",
+    "LateUsage",
     "LimitPolicy",
     "Offer",
     "OnCancel",
+    "OnChange",
     "OveragePolicy",
     "RefundPolicy",
+    "ReturnAfterEnd",
     "definition_problems",
     "lasts_until",
     "offer_at",
@@ -79,13 +83,52 @@ class OnCancel(StrEnum):
     KEEP = "keep"
 
 
-class Apply(StrEnum):
-    """How a published offer reaches what exists.
+class OnChange(StrEnum):
+    """What a new plan gives when it begins within a period.
 
-    Not at all, or (a SKU's first version) as if in force from the beginning.
+    All its units (`fresh`), all but what the plans before it used in that period (`carry_used`), or the share of the
+    period that remains (`prorate`).
+    """
+
+    CARRY_USED = "carry_used"
+    FRESH = "fresh"
+    PRORATE = "prorate"
+
+
+class Clock(StrEnum):
+    """Whether a pause moves the end by the time it took (`stops`) or the paid time goes on (`runs`)."""
+
+    STOPS = "stops"
+    RUNS = "runs"
+
+
+class ReturnAfterEnd(StrEnum):
+    """What becomes of units that a reversed usage gives back after their grant ended: lost, or granted once more."""
+
+    EXPIRE = "expire"
+    REGRANT = "regrant"
+
+
+class LateUsage(StrEnum):
+    """What becomes of usage older than the settlement window.
+
+    Counted at the horizon as if used then, booked apart as overage there, or kept and told without counting it.
+    """
+
+    COUNT_NOW = "count_now"
+    OVERAGE = "overage"
+    IGNORE_AND_TELL = "ignore_and_tell"
+
+
+class Apply(StrEnum):
+    """How a published version of an offer reaches what exists.
+
+    Not at all (`new_only`), with the first period that starts after it (`next_period`), or at once (`now`; a SKU's first
+    version as if in force from the beginning).
     """
 
     NEW_ONLY = "new_only"
+    NEXT_PERIOD = "next_period"
     NOW = "now"
 
 
@@ -105,6 +148,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     limit: LimitPolicy = LimitPolicy.HARD
     debt: DebtPolicy = DebtPolicy.FORGIVE
     overage: OveragePolicy = OveragePolicy.SEPARATE
+    late_usage: LateUsage = LateUsage.COUNT_NOW
     thresholds: tuple[int, ...] = (80, 100)
     version: int = 0
 
@@ -114,7 +158,10 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `units` per quantity; None for access and for an unlimited quota. `lasts` is `period` (the subscription's billing
     period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first.
-    `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told.
+    `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told, `grace_seconds`
+    how long access goes on after a payment failed. What is left at a period's end goes on into the next one up to
+    `rollover_units` per quantity (0: nothing does), at most `rollover_times` times. `extend_on_won` moves the end by the
+    time a dispute took that was won.
     """
 
     key: str
@@ -125,6 +172,13 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     refund: RefundPolicy = RefundPolicy.UNUSED_ONLY
     on_cancel: OnCancel = OnCancel.FORFEIT
     leeway_seconds: int = 86_400
+    grace_seconds: int = 604_800
+    on_change: OnChange = OnChange.CARRY_USED
+    pause: Clock = Clock.STOPS
+    rollover_units: int = 0
+    rollover_times: int = 1
+    extend_on_won: bool = False
+    return_after_end: ReturnAfterEnd = ReturnAfterEnd.EXPIRE
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,10 +258,6 @@ def definition_problems(
         types[entitlement.key] = entitlement.type
     for offer in offers:
         problems += _offer_problems(offer, types)
-        if offer.apply is Apply.NOW and known.offers.get(offer.sku):
-            problems.append(
-                f"offer {offer.sku}: apply is now, expected new_only (only a SKU's first version can apply now)"
-            )
         problems += _moved_allowances(offer, known)
     for name, keys in (
         ("entitlement", [entitlement.key for entitlement in entitlements]),
@@ -222,6 +272,7 @@ def definition_problems(
 _PERCENT_MAX = 1000
 _LEEWAY_SECONDS_MAX = 90 * 86_400
 _ALLOWANCES_MAX = 100
+_ROLLOVER_TIMES_MAX = 100
 _UNITS_MAX = 2**53
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _RESOURCE = re.compile(r"[a-z][a-z0-9_-]*:[^\s:]+")
@@ -299,6 +350,13 @@ def _allowance_problems(allowance: Allowance, types: dict[str, EntitlementType])
         problems.append(f"units is {allowance.units}, expected 0 to {_UNITS_MAX}, or none for unlimited")
     if allowance.lasts not in ("period", "forever") and _duration(allowance.lasts) == (0, timedelta()):
         problems.append(f"lasts is {allowance.lasts!r}, expected period, forever, or an ISO 8601 duration such as P30D")
-    if not 0 <= allowance.leeway_seconds <= _LEEWAY_SECONDS_MAX:
-        problems.append(f"leeway_seconds is {allowance.leeway_seconds}, expected 0 to {_LEEWAY_SECONDS_MAX}")
+    for name, seconds in (("leeway_seconds", allowance.leeway_seconds), ("grace_seconds", allowance.grace_seconds)):
+        if not 0 <= seconds <= _LEEWAY_SECONDS_MAX:
+            problems.append(f"{name} is {seconds}, expected 0 to {_LEEWAY_SECONDS_MAX}")
+    if not 0 <= allowance.rollover_units <= _UNITS_MAX:
+        problems.append(f"rollover_units is {allowance.rollover_units}, expected 0 to {_UNITS_MAX}")
+    if allowance.rollover_units and (allowance.units is None or allowance.lasts != "period"):
+        problems.append("rollover_units is set, expected it only with units that last a period")
+    if not 1 <= allowance.rollover_times <= _ROLLOVER_TIMES_MAX:
+        problems.append(f"rollover_times is {allowance.rollover_times}, expected 1 to {_ROLLOVER_TIMES_MAX}")
     return problems

@@ -19,21 +19,52 @@ __all__ = [
     "ID_LENGTH_MAX",
     "ITEMS_MAX",
     "UNITS_MAX",
+    "AssignmentExtended",
+    "AssignmentFact",
+    "AssignmentRenewed",
+    "AssignmentRevoked",
+    "ChargebackLost",
+    "ChargebackOpened",
+    "ChargebackWon",
+    "CustomersMerged",
+    "EntitlementAssigned",
     "Event",
     "Fact",
+    "OfferReached",
     "OrderFact",
+    "OwnFact",
     "PurchaseCompleted",
     "PurchaseLine",
     "PurchaseRefunded",
+    "PurchaseTransferred",
     "RefundLine",
+    "RefundReversed",
     "SourceFact",
     "SubscriptionActivated",
+    "SubscriptionAddOnAdded",
+    "SubscriptionAddOnRemoved",
+    "SubscriptionCancellationScheduled",
+    "SubscriptionCancellationWithdrawn",
     "SubscriptionCancelled",
+    "SubscriptionExpired",
+    "SubscriptionExtended",
     "SubscriptionFact",
     "SubscriptionItem",
+    "SubscriptionPaused",
+    "SubscriptionPaymentFailed",
+    "SubscriptionPaymentRecovered",
+    "SubscriptionPlanChanged",
+    "SubscriptionQuantityChanged",
     "SubscriptionRenewed",
+    "SubscriptionResumed",
+    "SubscriptionRevoked",
+    "SubscriptionTransferred",
+    "SubscriptionTrialConverted",
+    "SubscriptionTrialExpired",
+    "SubscriptionTrialStarted",
     "TransitionsDue",
     "UsageRecorded",
+    "UsageReversed",
     "content_hash",
     "event_key",
     "fact_bytes",
@@ -102,6 +133,75 @@ class PurchaseRefunded(_Value, frozen=True, kw_only=True, tag_field="type", tag=
     amount: int | None = None
 
 
+class RefundReversed(_Value, frozen=True, kw_only=True, tag_field="type", tag="RefundReversed"):
+    """A refund did not happen after all: all that it took comes back. Business key: reversal id."""
+
+    order_id: str
+    reversal_id: str
+    refund_id: str
+
+
+class ChargebackOpened(_Value, frozen=True, kw_only=True, tag_field="type", tag="ChargebackOpened"):
+    """The payment of an order is disputed: what it gave is suspended. Business key: dispute id."""
+
+    order_id: str
+    dispute_id: str
+
+
+class ChargebackWon(_Value, frozen=True, kw_only=True, tag_field="type", tag="ChargebackWon"):
+    """The dispute ended for the shop, or was withdrawn: the suspension is lifted. Business key: dispute id."""
+
+    order_id: str
+    dispute_id: str
+
+
+class ChargebackLost(_Value, frozen=True, kw_only=True, tag_field="type", tag="ChargebackLost"):
+    """The dispute ended for the customer: the money is gone, like by a refund. Business key: dispute id.
+
+    `amount` in minor units when only a part of the order was disputed; else the whole.
+    """
+
+    order_id: str
+    dispute_id: str
+    amount: int | None = None
+
+
+class PurchaseTransferred(_Value, frozen=True, kw_only=True, tag_field="type", tag="PurchaseTransferred"):
+    """The order belongs to another customer from the instant this stands at. Business key: transfer id."""
+
+    order_id: str
+    transfer_id: str
+    to_customer_id: str
+
+
+class SubscriptionTrialStarted(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionTrialStarted"):
+    """A trial began. Business key: item + trial start."""
+
+    subscription_id: str
+    items: tuple[SubscriptionItem, ...]
+    trial_start: datetime
+    trial_end: datetime
+
+
+class SubscriptionTrialConverted(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionTrialConverted"):
+    """A trial became a paid subscription: its trial ends where the period starts. Business key: item + period start.
+
+    `items`, when given, are all items of that period; when empty, those of the trial.
+    """
+
+    subscription_id: str
+    period_start: datetime
+    period_end: datetime
+    items: tuple[SubscriptionItem, ...] = ()
+
+
+class SubscriptionTrialExpired(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionTrialExpired"):
+    """The trial ended at `effective_at` and nothing follows. Business key: the trial of this subscription."""
+
+    subscription_id: str
+    effective_at: datetime
+
+
 class SubscriptionActivated(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionActivated"):
     """A subscription began its first paid period (or a new life after an end). Business key: item + period start."""
 
@@ -114,13 +214,113 @@ class SubscriptionActivated(_Value, frozen=True, kw_only=True, tag_field="type",
 class SubscriptionRenewed(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionRenewed"):
     """A further period was paid. Business key: item + period start.
 
-    `items`, when given, are all items of that period; when empty, those of the period before it.
+    `items`, when given, are all items of that period; when empty, those of the period before it as they then are.
     """
 
     subscription_id: str
     period_start: datetime
     period_end: datetime
     items: tuple[SubscriptionItem, ...] = ()
+
+
+class SubscriptionPaymentFailed(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionPaymentFailed"):
+    """A payment that was due did not come. Business key: failure id; a retry that fails is a failure of its own."""
+
+    subscription_id: str
+    failure_id: str
+
+
+class SubscriptionPaymentRecovered(
+    _Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionPaymentRecovered"
+):
+    """What was due is paid: every failure that stands before this is resolved. Business key: recovery id."""
+
+    subscription_id: str
+    recovery_id: str
+
+
+class SubscriptionPlanChanged(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionPlanChanged"):
+    """One item has another SKU from `effective_at`, now or at an instant to come. Business key: change id.
+
+    `quantity` None keeps the quantity. `period_end` is given exactly when the billing anchor restarts: then a new
+    period `[effective_at, period_end)` of that item begins. `keep_schedule` leaves changes scheduled before it as they
+    are.
+    """
+
+    subscription_id: str
+    change_id: str
+    item_id: str
+    sku: str
+    effective_at: datetime
+    quantity: int | None = None
+    period_end: datetime | None = None
+    keep_schedule: bool = False
+
+
+class SubscriptionQuantityChanged(
+    _Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionQuantityChanged"
+):
+    """One item has another quantity (the whole of it, no difference) from `effective_at`. Business key: change id."""
+
+    subscription_id: str
+    change_id: str
+    item_id: str
+    quantity: int
+    effective_at: datetime
+    keep_schedule: bool = False
+
+
+class SubscriptionAddOnAdded(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionAddOnAdded"):
+    """An item joins the subscription at `effective_at`, within a running period. Business key: change id."""
+
+    subscription_id: str
+    change_id: str
+    item: SubscriptionItem
+    effective_at: datetime
+
+
+class SubscriptionAddOnRemoved(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionAddOnRemoved"):
+    """An item leaves the subscription at `effective_at`. Business key: change id."""
+
+    subscription_id: str
+    change_id: str
+    item_id: str
+    effective_at: datetime
+
+
+class SubscriptionPaused(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionPaused"):
+    """The subscription rests from `effective_at`. Business key: pause id."""
+
+    subscription_id: str
+    pause_id: str
+    effective_at: datetime
+
+
+class SubscriptionResumed(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionResumed"):
+    """The pause of that id is over at `effective_at`. Business key: pause id."""
+
+    subscription_id: str
+    pause_id: str
+    effective_at: datetime
+
+
+class SubscriptionCancellationScheduled(
+    _Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionCancellationScheduled"
+):
+    """The subscription will end at `effective_at`. Business key: cancellation id."""
+
+    subscription_id: str
+    cancellation_id: str
+    effective_at: datetime
+
+
+class SubscriptionCancellationWithdrawn(
+    _Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionCancellationWithdrawn"
+):
+    """The cancellation of that id does not happen. Business key: cancellation id."""
+
+    subscription_id: str
+    cancellation_id: str
 
 
 class SubscriptionCancelled(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionCancelled"):
@@ -131,12 +331,114 @@ class SubscriptionCancelled(_Value, frozen=True, kw_only=True, tag_field="type",
     effective_at: datetime
 
 
+class SubscriptionExpired(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionExpired"):
+    """The subscription ended at `effective_at` because nobody renewed it. Business key: expiry id."""
+
+    subscription_id: str
+    expiry_id: str
+    effective_at: datetime
+
+
+class SubscriptionRevoked(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionRevoked"):
+    """The store took the subscription back at `effective_at`, with everything it gave. Business key: revocation id."""
+
+    subscription_id: str
+    revocation_id: str
+    effective_at: datetime
+
+
+class SubscriptionExtended(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionExtended"):
+    """The period that starts last before `new_period_end` ends no sooner than then. Business key: extension id."""
+
+    subscription_id: str
+    extension_id: str
+    new_period_end: datetime
+
+
+class SubscriptionTransferred(_Value, frozen=True, kw_only=True, tag_field="type", tag="SubscriptionTransferred"):
+    """The subscription belongs to another customer from the instant this stands at. Business key: transfer id."""
+
+    subscription_id: str
+    transfer_id: str
+    to_customer_id: str
+
+
+class EntitlementAssigned(_Value, frozen=True, kw_only=True, tag_field="type", tag="EntitlementAssigned"):
+    """A person gave an entitlement by hand. Business key: assignment id.
+
+    `units` None is access, or an unlimited quota; `expires_at` None is for ever.
+    """
+
+    assignment_id: str
+    entitlement: str
+    effective_at: datetime
+    actor: str
+    note: str
+    units: int | None = None
+    expires_at: datetime | None = None
+    priority: int = 100
+
+
+class AssignmentRenewed(_Value, frozen=True, kw_only=True, tag_field="type", tag="AssignmentRenewed"):
+    """A person gave it once more, for a further time. Business key: assignment + effective_at.
+
+    `units` None gives as many as the assignment did.
+    """
+
+    assignment_id: str
+    effective_at: datetime
+    actor: str
+    note: str
+    expires_at: datetime | None = None
+    units: int | None = None
+
+
+class AssignmentExtended(_Value, frozen=True, kw_only=True, tag_field="type", tag="AssignmentExtended"):
+    """What begins last before `new_expires_at` ends no sooner than then. Business key: extension id."""
+
+    assignment_id: str
+    extension_id: str
+    new_expires_at: datetime
+    actor: str
+    note: str
+
+
+class AssignmentRevoked(_Value, frozen=True, kw_only=True, tag_field="type", tag="AssignmentRevoked"):
+    """A person took it back at `effective_at`, with every renewal. Business key: revocation id."""
+
+    assignment_id: str
+    revocation_id: str
+    effective_at: datetime
+    actor: str
+    note: str
+
+
+class CustomersMerged(_Value, frozen=True, kw_only=True, tag_field="type", tag="CustomersMerged"):
+    """The customer of the event is the same person as another and goes on under that id from the event's instant."""
+
+    merge_id: str
+    into_customer_id: str
+
+
 class UsageRecorded(_Value, frozen=True, kw_only=True, tag_field="type", tag="UsageRecorded"):
     """A service used units of an entitlement at `occurred_at`. No key but its event id."""
 
     entitlement: str
     units: int
     resource: str | None = None
+
+
+class UsageReversed(_Value, frozen=True, kw_only=True, tag_field="type", tag="UsageReversed"):
+    """Of a usage told before, `units` were not used after all (None: all of it). Business key: reversal id.
+
+    The usage is named by its event: `usage_event_source` (None: the source of this event) and `usage_event_id`.
+    """
+
+    entitlement: str
+    reversal_id: str
+    usage_event_id: str
+    usage_event_source: str | None = None
+    units: int | None = None
 
 
 class TransitionsDue(_Value, frozen=True, kw_only=True, tag_field="type", tag="TransitionsDue"):
@@ -151,10 +453,53 @@ class TransitionsDue(_Value, frozen=True, kw_only=True, tag_field="type", tag="T
     grant_id: UUID
 
 
-OrderFact = PurchaseCompleted | PurchaseRefunded
-SubscriptionFact = SubscriptionActivated | SubscriptionRenewed | SubscriptionCancelled
-SourceFact = OrderFact | SubscriptionFact
-Fact = SourceFact | UsageRecorded | TransitionsDue
+class OfferReached(_Value, frozen=True, kw_only=True, tag_field="type", tag="OfferReached"):
+    """The ledger's own event: a published version of an offer reaches a source that named its SKU before.
+
+    Never on a topic: built by publishing, one for each source, so that the difference is booked without a new fact.
+    """
+
+    source_key: str
+    catalogue_version: int
+
+
+OrderFact = (
+    PurchaseCompleted
+    | PurchaseRefunded
+    | RefundReversed
+    | ChargebackOpened
+    | ChargebackWon
+    | ChargebackLost
+    | PurchaseTransferred
+)
+SubscriptionFact = (
+    SubscriptionTrialStarted
+    | SubscriptionTrialConverted
+    | SubscriptionTrialExpired
+    | SubscriptionActivated
+    | SubscriptionRenewed
+    | SubscriptionPaymentFailed
+    | SubscriptionPaymentRecovered
+    | SubscriptionPlanChanged
+    | SubscriptionQuantityChanged
+    | SubscriptionAddOnAdded
+    | SubscriptionAddOnRemoved
+    | SubscriptionPaused
+    | SubscriptionResumed
+    | SubscriptionCancellationScheduled
+    | SubscriptionCancellationWithdrawn
+    | SubscriptionCancelled
+    | SubscriptionExpired
+    | SubscriptionRevoked
+    | SubscriptionExtended
+    | SubscriptionTransferred
+)
+AssignmentFact = EntitlementAssigned | AssignmentRenewed | AssignmentExtended | AssignmentRevoked
+"""What a person does by hand; told through `apply`, never on a topic."""
+SourceFact = OrderFact | SubscriptionFact | AssignmentFact
+OwnFact = TransitionsDue | OfferReached
+"""What the ledger tells itself."""
+Fact = SourceFact | CustomersMerged | UsageRecorded | UsageReversed | OwnFact
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,10 +546,12 @@ def event_key(event_source: str, event_id: str) -> UUID:
 
 
 def source_key(fact: SourceFact) -> str:
-    """The name of the source a fact speaks of: `order/ID` or `subscription/ID`."""
-    if isinstance(fact, PurchaseCompleted | PurchaseRefunded):
+    """The name of the source a fact speaks of: `order/ID`, `subscription/ID` or `assignment/ID`."""
+    if isinstance(fact, OrderFact):
         return f"order/{fact.order_id}"
-    return f"subscription/{fact.subscription_id}"
+    if isinstance(fact, SubscriptionFact):
+        return f"subscription/{fact.subscription_id}"
+    return f"assignment/{fact.assignment_id}"
 
 
 def problem(event: Event) -> str | None:
