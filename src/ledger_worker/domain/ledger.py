@@ -13,14 +13,13 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.catalogue import RefundPolicy
-
 __all__ = [
     "EFFECTS",
     "NEVER",
     "RULES_VERSION",
     "Account",
     "Cut",
+    "CutPolicy",
     "Debt",
     "Effect",
     "Entry",
@@ -28,6 +27,7 @@ __all__ = [
     "GrantTerms",
     "Kind",
     "Line",
+    "Origin",
     "Phase",
     "Posting",
     "Suspension",
@@ -102,16 +102,42 @@ class Phase(StrEnum):
     VOID = "void"
 
 
-class Cut(msgspec.Struct, frozen=True, kw_only=True):
+class CutPolicy(StrEnum):
+    """What a cut may take: what is available, or (`full_with_debt`) also what expired and what was used.
+
+    What `shrink` and `opening` cannot take is over-allocation. How much `opening` asks for is settlement's: all that was
+    used of the grants it names.
+    """
+
+    UNUSED_ONLY = "unused_only"
+    PRORATE = "prorate"
+    FULL_WITH_DEBT = "full_with_debt"
+    SHRINK = "shrink"
+    OPENING = "opening"
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A term that takes up to `units` back at `at`.
 
-    By `full_with_debt` it un-covers use, else it takes what is available.
+    An opening cut has no units of its own: it asks for what was used of the grants `of`. `beyond` is set on what a giver
+    still answers for after a transfer: the cut then takes what reaches beyond the units that moved, `beyond` of them having
+    been asked for by earlier such cuts.
     """
 
     cut_id: str
     at: datetime
     units: int
-    policy: RefundPolicy
+    policy: CutPolicy
+    of: tuple[UUID, ...] = ()
+    beyond: int | None = None
+
+
+class Origin(StrEnum):
+    """Where the units of a child grant come from."""
+
+    ROLLOVER = "rollover"
+    TRANSFER = "transfer"
+    REGRANT = "regrant"
 
 
 class Suspension(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,8 +151,11 @@ class Suspension(msgspec.Struct, frozen=True, kw_only=True):
 class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a grant is by its source alone: never by usage.
 
-    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited. `period_end` is the
-    end of the paid period without leeway. Cuts and suspensions stand in order of their instants.
+    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited; of a child with units
+    it is 0, for what it has it receives from its parent. `period_end` is the end of the paid period without leeway. Cuts and
+    suspensions stand in order of their instants. What is left at the end goes into the grant `rolls_into`, where there is
+    one, so that the children of one period get at most `rollover_max` together (None: all goes). `root_at` is when the
+    root of a child began.
     """
 
     grant_id: UUID
@@ -145,6 +174,12 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generation: int = 0
     cuts: tuple[Cut, ...] = ()
     suspensions: tuple[Suspension, ...] = ()
+    parent: UUID | None = None
+    origin: Origin | None = None
+    root_at: datetime | None = None
+    rolls_into: UUID | None = None
+    rollover_max: int | None = None
+    regrants: bool = False
 
 
 class UsageFact(msgspec.Struct, frozen=True, kw_only=True):

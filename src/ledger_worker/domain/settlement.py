@@ -21,11 +21,12 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, OveragePolicy, RefundPolicy
+from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, OveragePolicy
 from ledger_worker.domain.ledger import (
     EFFECTS,
     Account,
     Cut,
+    CutPolicy,
     Debt,
     Grant,
     GrantTerms,
@@ -381,8 +382,7 @@ class Book:
             grant is not None
             and grant.used > 0
             and any(
-                cut.policy is RefundPolicy.FULL_WITH_DEBT
-                and (self.place is None or _cut_place(terms, cut) > self.place)
+                cut.policy is CutPolicy.FULL_WITH_DEBT and (self.place is None or _cut_place(terms, cut) > self.place)
                 for cut in terms.cuts
             )
         )
@@ -484,7 +484,7 @@ class Book:
         if taken:
             lines.append(self._move(Kind.REVOKE, cut.at, grant, taken, None, cut.cut_id))
             left -= taken
-        if cut.policy is not RefundPolicy.FULL_WITH_DEBT:
+        if cut.policy is not CutPolicy.FULL_WITH_DEBT:
             return lines
         taken = min(left, grant.expired)
         if taken:

@@ -30,7 +30,7 @@ from ledger_worker.domain.events import (
     SubscriptionItem,
     SubscriptionRenewed,
 )
-from ledger_worker.domain.ledger import Cut, GrantTerms
+from ledger_worker.domain.ledger import Cut, CutPolicy, GrantTerms
 from ledger_worker.domain.outcomes import Outcome
 
 _GRANT_IDS_MAX = 20_000
@@ -399,7 +399,9 @@ def _refund_grant(grant: GrantTerms, line_id: str, allowance: Allowance, refunds
         if allowance.refund is RefundPolicy.PRORATE:
             units = _remaining_share(units, grant, at)
         if units:
-            cuts.append(Cut(cut_id=f"refund/{refund.refund_id}", at=at, units=units, policy=allowance.refund))
+            cuts.append(
+                Cut(cut_id=f"refund/{refund.refund_id}", at=at, units=units, policy=CutPolicy(allowance.refund.value))
+            )
     return msgspec.structs.replace(grant, cuts=tuple(cuts)) if cuts else grant
 
 
