@@ -12,11 +12,11 @@ import avro.schema
 import fastavro
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger_worker.domain.changes import Change, CustomerPicture
-from ledger_worker.domain.events import Event, UsageRecorded, content_hash, fact_bytes, problem
+from ledger_worker.domain.events import Event, Fact, UsageRecorded, content_hash, fact_bytes, problem
 from ledger_worker.errors import BadBytesError, UnavailableError
 from ledger_worker.wire.codec import without_logical_types
 from ledger_worker.wire.decode import (
@@ -38,33 +38,68 @@ from ledger_worker.wire.encode import (
 from ledger_worker.wire.framing import Registry, with_registry_id
 from ledger_worker.wire.json_form import event_of_json, record_of_json
 from ledger_worker.wire.schemas import (
+    BY_HAND,
     CHANGE,
     CUSTOMER_STATE,
     DEAD_LETTER_REFERENCE,
+    EVENTS,
     FAMILY_OF,
     OUTPUTS,
+    RECORD_TYPES,
+    SchemaVersion,
     TopicFamily,
     full_name,
     newest,
+    shipped,
 )
 from tests.wire.values import (
     EXAMPLES,
-    RECORD_TYPES,
+    FACT_TYPES,
     changes,
     customer_pictures,
     dead_letter_references,
     events,
+    events_of,
     example,
+    facts_of,
     texts,
 )
 
 GOLDEN_CONTENT_HASHES = {
     "PurchaseCompleted": "d85dcbc2a02530b35c2f2b40bf687759",
     "PurchaseRefunded": "e210586d2d4db47c5af73329780de6ae",
+    "RefundReversed": "5f2fa180e85f45136aee52270bea1ae8",
+    "ChargebackOpened": "049c953b80861ca63980f117501ca536",
+    "ChargebackWon": "87797fdb3cf1acda11ef2c908801c6e5",
+    "ChargebackLost": "8307b01769091b52ff8da6c5b495ccd3",
+    "PurchaseTransferred": "0c50d97f5266527c4434c9b0825b49c2",
+    "CustomersMerged": "a0dca458c4f018e05c5719817770829e",
+    "SubscriptionTrialStarted": "9771ebd1ea7bb9af9da49bb1018a5926",
+    "SubscriptionTrialConverted": "a53f5addf25e7d9bfef614cf9c09c594",
+    "SubscriptionTrialExpired": "7b4f4c5111eb425d00b731cba138c529",
     "SubscriptionActivated": "8fc416b8558acbc78a64587035c4309d",
     "SubscriptionRenewed": "3fb7d109f23da7fe5fe8ca33ab92c74c",
+    "SubscriptionPaymentFailed": "4ded38ea4f349b3761b91476e12c7ff3",
+    "SubscriptionPaymentRecovered": "9938280985b670d7b605d77102358a9e",
+    "SubscriptionPlanChanged": "11172c2d5046eee7bd765a713344f3c7",
+    "SubscriptionQuantityChanged": "840b5d7d5ead2ce66649d13e11099748",
+    "SubscriptionAddOnAdded": "d610bbc2fae91e2103a8cbd5984d904d",
+    "SubscriptionAddOnRemoved": "aa33341746d3716fb83aa3c2bab4563d",
+    "SubscriptionPaused": "dbad7322ac66b18d5cc266266f29b499",
+    "SubscriptionResumed": "b8db4b160b71646983fcdfb4bee8fe55",
+    "SubscriptionCancellationScheduled": "9618d61ae573570b18093a037b5a2295",
+    "SubscriptionCancellationWithdrawn": "48ac98a08bc6d14098a4d1dc6a734735",
     "SubscriptionCancelled": "8db47e7d5bd6a42ad9d00c0273fac87f",
+    "SubscriptionExpired": "4c343d58e9b0f84fdff318ca0539aaf3",
+    "SubscriptionRevoked": "d7d83cd8c07a05d44efbba0fc8f21db7",
+    "SubscriptionExtended": "7408a8032fa25c00493ca1b38a668b40",
+    "SubscriptionTransferred": "e502254e5e25cd49099ad828892c708d",
     "UsageRecorded": "cb66adb9a9700631728209cd1fc1405d",
+    "UsageReversed": "46b5580801156add6bcf3de829f87444",
+    "EntitlementAssigned": "3ffc4ca932466d012b197dd34bc8a0e9",
+    "AssignmentRenewed": "9f75d9ba3ccbeab1be2be5e730384b02",
+    "AssignmentExtended": "a8466d016c412d7628ae69afb5a2bf1b",
+    "AssignmentRevoked": "5ef292cf63ce478356c36075d926f9d9",
 }
 """If one of these changes, every resend of an event stored by an earlier release becomes a false conflict."""
 
@@ -147,17 +182,41 @@ def test_every_incoming_example_is_a_possible_event(record_type: str) -> None:
     assert family_of(event) is FAMILY_OF[record_type]
 
 
-@pytest.mark.parametrize("record_type", FAMILY_OF)
-def test_the_content_hash_of_every_example_is_the_one_that_was_stored(record_type: str) -> None:
+@pytest.mark.parametrize("record_type", BY_HAND)
+def test_every_act_by_hand_is_a_possible_event_of_no_topic(record_type: str) -> None:
     event = event_of_json(example(record_type))
+    assert problem(event) is None
+    assert decode_event(encode_event(event)) == event
+    with pytest.raises(BadBytesError, match=f"{record_type} is done by hand") as found:
+        family_of(event)
+    assert found.value.reason == "unknown_type"
+
+
+@pytest.mark.parametrize("record_type", EVENTS)
+def test_the_content_hash_of_every_example_is_the_one_that_was_stored(record_type: str) -> None:
+    event = event_of_json(example(record_type, 1))
     assert content_hash(event, fact_bytes(event.fact)).hex() == GOLDEN_CONTENT_HASHES[record_type]
 
 
-@given(events)
-def test_any_event_decodes_to_itself(event: Event) -> None:
+@pytest.mark.parametrize("kind", FACT_TYPES.values(), ids=FACT_TYPES)
+@given(st.data())
+@settings(max_examples=25)
+def test_any_event_of_any_type_decodes_to_itself(kind: type[Fact], data: st.DataObject) -> None:
+    event = data.draw(events_of(facts_of(kind)))
     registry = RegisteredSchemas().registry()
-    assert decode(family_of(event), encode_event(event)) == event
+    assert problem(event) is None
+    assert decode_event(encode_event(event)) == event
     assert decode_event(encode_event(event, registry), registry) == event
+
+
+@given(events)
+def test_any_event_of_a_topic_is_decoded_there_and_nowhere_else(event: Event) -> None:
+    record_type = type(event.fact).__name__
+    for family in TopicFamily:
+        if FAMILY_OF.get(record_type) is family:
+            assert decode(family, encode_event(event)) == event
+        else:
+            assert reason_of(encode_event(event), family) == "unknown_type"
 
 
 @given(changes)
@@ -265,6 +324,15 @@ def test_a_flipped_byte_is_a_value_or_bad_bytes_and_nothing_else(told: object, d
         return
 
 
+@pytest.mark.parametrize("family", TopicFamily)
+@pytest.mark.parametrize("record_type", BY_HAND)
+def test_what_is_done_by_hand_is_of_an_unknown_type_on_every_topic(record_type: str, family: TopicFamily) -> None:
+    registry = RegisteredSchemas().registry()
+    event = event_of_json(example(record_type))
+    assert reason_of(encode_event(event), family) == "unknown_type"
+    assert reason_of(encode_event(event, registry), family, registry) == "unknown_type"
+
+
 def test_each_defect_has_its_reason_and_the_first_one_found_counts() -> None:
     good = encode_event(usage())
     registry = RegisteredSchemas().registry()
@@ -351,6 +419,38 @@ def test_a_stored_single_object_is_published_with_a_registry_id_without_being_re
 
 
 # --- versions ---
+
+OLDER = [version for record_type in RECORD_TYPES for version in shipped()[record_type][:-1]]
+
+
+def example_under(version: SchemaVersion) -> bytes:
+    """The example of that version as a release wrote it whose newest version it was."""
+    _, told = decode_record(record_of_json(example(version.record_type, version.version)))
+    body = BytesIO()
+    fastavro.schemaless_writer(body, json.loads(version.text), avro_record(told))
+    return b"\xc3\x01" + version.fingerprint + body.getvalue()
+
+
+@pytest.mark.parametrize("version", OLDER, ids=lambda version: f"{version.record_type} v{version.version}")
+def test_an_older_record_is_read_into_the_newest_version(version: SchemaVersion) -> None:
+    expected = decode_record(record_of_json(example(version.record_type, version.version)))
+    assert decode_record(example_under(version)) == expected
+
+
+@pytest.mark.parametrize("record_type", OUTPUTS)
+def test_the_avro_project_reads_every_version_of_what_is_published_by_every_other(record_type: str) -> None:
+    parsed = [avro.schema.parse(json.dumps(without_logical_types(each.schema))) for each in shipped()[record_type]]
+    for version, writer in zip(shipped()[record_type], parsed, strict=True):
+        for reader in parsed:
+            decoder = avro.io.BinaryDecoder(BytesIO(example_under(version)[10:]))
+            read = cast("dict[str, Any]", avro.io.DatumReader(writer, reader).read(decoder))
+            assert set(read) == {field.name for field in cast("avro.schema.RecordSchema", reader).fields}
+
+
+def test_a_change_of_the_first_version_is_of_an_allocation_that_did_not_shrink_below_use() -> None:
+    change = decode_change(example_under(shipped()[CHANGE][0]))
+    assert (change.before.over_allocated, change.after.over_allocated) == (None, None)
+    assert change.after.limit == 1000
 
 
 def registered_as(schema: object) -> Registry:

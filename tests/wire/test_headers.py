@@ -79,7 +79,7 @@ def test_the_sequence_sorts_as_text_the_way_timeline_and_sequence_do() -> None:
 
 
 def test_the_same_picture_has_the_same_id_however_often_it_is_published() -> None:
-    picture = decode_customer_state(record_of_json(example("CustomerState")))
+    picture = decode_customer_state(record_of_json(example("CustomerState", 1)))
     headers = dict(customer_state_headers(picture, "entitlement-ledger"))
     assert headers["ce_id"] == b"cus_ada/0000000001.0000000000000000007"
     assert headers["ce_type"] == b"entitlements.CustomerState"

@@ -12,12 +12,12 @@ from ledger_worker.errors import BadBytesError
 from ledger_worker.wire.encode import encode_event
 from ledger_worker.wire.framing import Registry
 from ledger_worker.wire.json_form import event_of_json, event_to_json, json_of_record, record_of_json
-from ledger_worker.wire.schemas import newest
-from tests.wire.values import RECORD_TYPES, events, example, example_fields
+from ledger_worker.wire.schemas import RECORD_TYPES, newest
+from tests.wire.values import events, example, example_fields
 
 
 @pytest.mark.parametrize("record_type", RECORD_TYPES)
-def test_every_example_is_shown_as_it_was_written(record_type: str) -> None:
+def test_every_newest_example_is_shown_as_it_was_written(record_type: str) -> None:
     shown = json_of_record(record_of_json(example(record_type)))
     assert json.loads(shown) == example_fields(record_type)
     assert "\n" not in shown

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import avro.schema
+import msgspec
 import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from fastavro.schema import fingerprint
@@ -22,15 +23,16 @@ from ledger_worker.wire.schemas import (
     CHANGE,
     CUSTOMER_STATE,
     DEAD_LETTER_REFERENCE,
-    FAMILY_OF,
+    EVENTS,
     NAMESPACE,
     OUTPUTS,
+    RECORD_TYPES,
     fingerprint_of,
     newest,
     schemas_directory,
     shipped,
 )
-from tests.wire.values import RECORD_TYPES
+from tests.wire.values import FACT_TYPES
 
 ALL_VERSIONS = [version for record_type in RECORD_TYPES for version in shipped()[record_type]]
 NAMES = [f"{version.record_type} v{version.version}" for version in ALL_VERSIONS]
@@ -98,13 +100,27 @@ def test_no_union_is_but_of_null_and_one_type_and_null_is_the_default(version: s
                 assert (len(field["type"]), field["type"][0], field["default"]) == (2, "null", None)
 
 
-@pytest.mark.parametrize("record_type", FAMILY_OF)
+def test_every_fact_has_a_record_but_those_that_the_ledger_tells_itself() -> None:
+    assert set(EVENTS) == set(FACT_TYPES)
+
+
+@pytest.mark.parametrize("record_type", EVENTS)
 def test_every_event_has_the_envelope_first_and_the_fields_of_its_fact(record_type: str) -> None:
     names = [field["name"] for field in newest(record_type).schema["fields"]]
     fact = codec._CLASS_OF[record_type].__struct_fields__  # noqa: SLF001 - which value stands for which record
     assert names[:5] == ["event_id", "event_source", "occurred_at", "customer_id", "source_version"]
     assert set(names[:5]) == set(Event.__struct_fields__) - {"fact"}
-    assert set(names[5:]) == set(fact)
+    assert names[5:] == list(fact)
+
+
+@pytest.mark.parametrize("record_type", EVENTS)
+def test_every_field_of_a_fact_has_the_default_that_its_record_has(record_type: str) -> None:
+    for record in records_of(newest(record_type).schema):
+        value = codec._CLASS_OF[record["name"]]  # noqa: SLF001 - which value stands for which record
+        shipped_defaults = {field["name"]: field["default"] for field in record["fields"] if "default" in field}
+        for field in msgspec.structs.fields(value):
+            shown = [] if field.default == () else field.default
+            assert shipped_defaults.get(field.name, msgspec.NODEFAULT) == shown
 
 
 @pytest.mark.parametrize(

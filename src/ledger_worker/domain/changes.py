@@ -20,7 +20,7 @@ class EntitlementPicture(msgspec.Struct, frozen=True, kw_only=True):
     by the grants in force, `limit` what is left of that after revocations, expiries and moves; `remaining = limit -
     used - held`. `expires_at` is when the present access ends if nothing more is told (None: never, or no access);
     `period_end` the end of the paid period without leeway. `value` is JSON text. `level` is the highest threshold
-    reached, in percent.
+    reached, in percent. `over_allocated` is by how many units the allocation shrank below use.
     """
 
     entitlement: str
@@ -46,6 +46,7 @@ class EntitlementPicture(msgspec.Struct, frozen=True, kw_only=True):
     holders: tuple[str, ...] | None = None
     suspension_causes: tuple[str, ...] | None = None
     upcoming: str | None = None
+    over_allocated: int | None = None
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import BytesIO
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, cast, get_args
 from uuid import UUID
 
 import fastavro
@@ -28,26 +28,16 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, parse_schema, to_parsing_canonical_form
 
 from ledger_worker.domain.changes import Cause, Change, CustomerPicture, EntitlementPicture
-from ledger_worker.domain.events import (
-    Event,
-    PurchaseCompleted,
-    PurchaseLine,
-    PurchaseRefunded,
-    RefundLine,
-    SubscriptionActivated,
-    SubscriptionCancelled,
-    SubscriptionItem,
-    SubscriptionRenewed,
-    UsageRecorded,
-)
+from ledger_worker.domain.events import Event, Fact, PurchaseLine, RefundLine, SubscriptionItem
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BadBytesError
 from ledger_worker.wire.schemas import (
     CHANGE,
     CUSTOMER_STATE,
     DEAD_LETTER_REFERENCE,
+    EVENTS,
     FAMILY_OF,
-    OUTPUTS,
+    RECORD_TYPES,
     AvroSchema,
     TopicFamily,
     full_name,
@@ -75,15 +65,10 @@ class DeadLetterReference(msgspec.Struct, frozen=True, kw_only=True):
 
 _CLASS_OF: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
     {
-        "PurchaseCompleted": PurchaseCompleted,
+        **{kind.__name__: kind for kind in get_args(Fact) if kind.__name__ in EVENTS},
         "PurchaseLine": PurchaseLine,
-        "PurchaseRefunded": PurchaseRefunded,
         "RefundLine": RefundLine,
-        "SubscriptionActivated": SubscriptionActivated,
-        "SubscriptionRenewed": SubscriptionRenewed,
-        "SubscriptionCancelled": SubscriptionCancelled,
         "SubscriptionItem": SubscriptionItem,
-        "UsageRecorded": UsageRecorded,
         CHANGE: Change,
         "Cause": Cause,
         CUSTOMER_STATE: CustomerPicture,
@@ -97,7 +82,7 @@ _ENVELOPE = frozenset(Event.__struct_fields__) - {"fact"}
 class Reader(msgspec.Struct, frozen=True):
     """What reads the bodies of one writer schema: `read(value, start)` takes the body from `start` to the end.
 
-    `family` is None for the records that the ledger publishes itself.
+    `family` is None for the records that no input topic carries: acts by hand, and what the ledger publishes itself.
     """
 
     record_type: str
@@ -119,7 +104,7 @@ def reader_for(writer: object) -> Reader:
     except (SchemaParseException, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise BadBytesError(DeadLetterReason.UNKNOWN_SCHEMA, f"the writer schema is not valid Avro: {error}") from error
     name = parsed.get("name")
-    record_type = next((known for known in (*FAMILY_OF, *OUTPUTS) if full_name(known) == name), None)
+    record_type = next((known for known in RECORD_TYPES if full_name(known) == name), None)
     if record_type is None:
         raise BadBytesError(
             DeadLetterReason.UNKNOWN_TYPE, f"the record type is {name}, expected one that this release knows"
@@ -262,7 +247,7 @@ def _reader_lines(record_type: str) -> str:
     fields = newest(record_type).schema["fields"]
     values = {field["name"]: _read(lines, 1, field["type"], field["name"], named) for field in fields}
     lines.add(1, "if p != len(b):", "    raise ValueError('the length does not fit the schema')")
-    if record_type in FAMILY_OF:
+    if record_type in EVENTS:
         fact = _call(record_type, {name: value for name, value in values.items() if name not in _ENVELOPE})
         envelope = {name: value for name, value in values.items() if name in _ENVELOPE}
         lines.add(1, "return " + _call("Event", {**envelope, "fact": fact}))
@@ -326,10 +311,10 @@ def _read(lines: _Lines, indent: int, schema: Any, path: str, named: dict[str, A
 def _writer_lines(record_type: str) -> str:
     lines, named = _Lines(), dict[str, AvroSchema]()
     lines.add(0, "def write(v):", "    parts = []", "    add = parts.append")
-    if record_type in FAMILY_OF:
+    if record_type in EVENTS:
         lines.add(1, "fact = v.fact")
     for field in newest(record_type).schema["fields"]:
-        owner = "fact" if record_type in FAMILY_OF and field["name"] not in _ENVELOPE else "v"
+        owner = "fact" if record_type in EVENTS and field["name"] not in _ENVELOPE else "v"
         _write(lines, 1, field["type"], f"{owner}.{field['name']}", named)
     lines.add(1, "return b''.join(parts)")
     return lines.text()

@@ -13,7 +13,7 @@ from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BadBytesError
 from ledger_worker.wire.codec import DeadLetterReference, Reader
 from ledger_worker.wire.framing import Registry, reader_of
-from ledger_worker.wire.schemas import CHANGE, CUSTOMER_STATE, DEAD_LETTER_REFERENCE, TopicFamily
+from ledger_worker.wire.schemas import CHANGE, CUSTOMER_STATE, DEAD_LETTER_REFERENCE, EVENTS, TopicFamily
 
 __all__ = [
     "decode",
@@ -36,19 +36,15 @@ def decode(family: TopicFamily, value: bytes | None, registry: Registry | None =
         raise BadBytesError(
             DeadLetterReason.UNKNOWN_TYPE, f"{reader.record_type} came, expected a record of the {family} topic"
         )
-    event = cast("Event", _read(reader, cast("bytes", value), start))
-    found = problem(event)
-    if found is not None:
-        raise BadBytesError(DeadLetterReason.IMPOSSIBLE_VALUE, found)
-    return event
+    return _possible_event(reader, cast("bytes", value), start)
 
 
 def decode_event(value: bytes | None, registry: Registry | None = None) -> Event:
-    """The event that a record's value tells, whatever topic it belongs to; otherwise as `decode`."""
-    reader, _ = reader_of(_present(value), registry)
-    if reader.family is None:
+    """The event that a record's value tells, whatever topic it belongs to, or none; otherwise as `decode`."""
+    reader, start = reader_of(_present(value), registry)
+    if reader.record_type not in EVENTS:
         raise BadBytesError(DeadLetterReason.UNKNOWN_TYPE, f"{reader.record_type} came, expected an event")
-    return decode(reader.family, value, registry)
+    return _possible_event(reader, cast("bytes", value), start)
 
 
 def decode_change(value: bytes | None, registry: Registry | None = None) -> Change:
@@ -73,6 +69,14 @@ def decode_record(value: bytes | None, registry: Registry | None = None) -> tupl
     """
     reader, start = reader_of(_present(value), registry)
     return reader.record_type, _read(reader, cast("bytes", value), start)
+
+
+def _possible_event(reader: Reader, value: bytes, start: int) -> Event:
+    event = cast("Event", _read(reader, value, start))
+    found = problem(event)
+    if found is not None:
+        raise BadBytesError(DeadLetterReason.IMPOSSIBLE_VALUE, found)
+    return event
 
 
 def _decode_output(record_type: str, value: bytes | None, registry: Registry | None) -> object:

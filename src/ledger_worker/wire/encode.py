@@ -7,9 +7,11 @@ test must be able to send what is impossible, and a producer's own check is `dom
 
 from ledger_worker.domain.changes import Change, CustomerPicture
 from ledger_worker.domain.events import Event
+from ledger_worker.domain.outcomes import DeadLetterReason
+from ledger_worker.errors import BadBytesError
 from ledger_worker.wire.codec import DeadLetterReference, writer_for
 from ledger_worker.wire.framing import Registry, frame
-from ledger_worker.wire.schemas import CHANGE, CUSTOMER_STATE, DEAD_LETTER_REFERENCE, FAMILY_OF, TopicFamily
+from ledger_worker.wire.schemas import BY_HAND, CHANGE, CUSTOMER_STATE, DEAD_LETTER_REFERENCE, FAMILY_OF, TopicFamily
 
 __all__ = [
     "DeadLetterReference",
@@ -22,12 +24,22 @@ __all__ = [
 
 
 def family_of(event: Event) -> TopicFamily:
-    """The family of the topic that carries the event. Raises KeyError for the ledger's own events: none does."""
-    return FAMILY_OF[type(event.fact).__name__]
+    """The family of the topic that carries the event.
+
+    Raises BadBytesError with the reason that a topic's reader has (`unknown_type`) for acts by hand, and KeyError for
+    the ledger's own events: no topic carries either.
+    """
+    record_type = type(event.fact).__name__
+    if record_type in BY_HAND:
+        raise BadBytesError(
+            DeadLetterReason.UNKNOWN_TYPE,
+            f"{record_type} is done by hand, expected a type that the {', '.join(TopicFamily)} topics carry",
+        )
+    return FAMILY_OF[record_type]
 
 
 def encode_event(event: Event, registry: Registry | None = None) -> bytes:
-    """The record's value that tells the event. Raises KeyError for the ledger's own events: no topic carries them."""
+    """The record's value that tells the event. Raises KeyError for the ledger's own events: they have no record."""
     record_type = type(event.fact).__name__
     return frame(record_type, writer_for(record_type)(event), registry)
 

@@ -24,7 +24,7 @@ from ledger_worker.wire.codec import without_logical_types, writer_for
 from ledger_worker.wire.decode import decode_event, decode_record
 from ledger_worker.wire.encode import encode_event
 from ledger_worker.wire.framing import Registry, frame
-from ledger_worker.wire.schemas import FAMILY_OF, OUTPUTS, AvroSchema, newest
+from ledger_worker.wire.schemas import RECORD_TYPES, AvroSchema, newest
 
 __all__ = ["event_of_json", "event_to_json", "json_of_record", "record_of_json"]
 
@@ -48,16 +48,16 @@ def event_to_json(event: Event) -> str:
 
 
 def record_of_json(line: str | bytes) -> bytes:
-    """The single-object bytes of the record that a line of JSON shows: an incoming or a published one, of any type.
+    """The single-object bytes of the record that a line of JSON shows, of any type: an event or a published one.
 
     Raises BadBytesError as `event_of_json`, but does not judge what is possible.
     """
     fields = _object(line)
     record_type = fields.pop("type", None)
-    if record_type not in (*FAMILY_OF, *OUTPUTS):
+    if record_type not in RECORD_TYPES:
         raise BadBytesError(
             DeadLetterReason.UNKNOWN_TYPE,
-            f"type is {_shown(record_type)}, expected one of {', '.join((*FAMILY_OF, *OUTPUTS))}",
+            f"type is {_shown(record_type)}, expected one of {', '.join(RECORD_TYPES)}",
         )
     schema = newest(record_type).schema
     record = _to_avro(schema, fields, "", {})

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ledger_worker.wire.schemas import FAMILY_OF, OUTPUTS, AvroSchema, TopicFamily, full_name, shipped
+from ledger_worker.wire.schemas import BY_HAND, FAMILY_OF, OUTPUTS, AvroSchema, TopicFamily, full_name, shipped
 
 __all__ = ["schema_reference"]
 
 _INTRODUCTION = """\
 # Schemas
 
-Every record on the topics, field by field. This page is made from the files in `schemas/`, which are the contract;
+Every record, field by field. This page is made from the files in `schemas/`, which are the contract;
 `python -m ledger_worker.wire.schema_reference > docs/reference/schemas.md` prints it anew.
 
 Records are Avro. Before the body stands either the head of Avro's single-object encoding (`c3 01` and the eight bytes
@@ -33,6 +33,11 @@ _FAMILY_TITLE = {
     TopicFamily.USAGE: "Incoming: usage",
 }
 
+_BY_HAND = """\
+What a person does. It is recorded and explained like every event, and the causes of changes name these types; but on a
+topic such a record is the dead letter `unknown_type`.
+"""
+
 
 def schema_reference() -> str:
     """The whole page, as Markdown."""
@@ -42,6 +47,9 @@ def schema_reference() -> str:
         for record_type, its_family in FAMILY_OF.items():
             if its_family is family:
                 lines += _record_lines(record_type)
+    lines.append(f"## By hand\n\n{_BY_HAND}")
+    for record_type in BY_HAND:
+        lines += _record_lines(record_type)
     lines.append("## Published\n")
     for record_type in OUTPUTS:
         lines += _record_lines(record_type)

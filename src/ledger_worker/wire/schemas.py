@@ -26,12 +26,15 @@ from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 from ledger_worker.errors import ConfigurationError
 
 __all__ = [
+    "BY_HAND",
     "CHANGE",
     "CUSTOMER_STATE",
     "DEAD_LETTER_REFERENCE",
+    "EVENTS",
     "FAMILY_OF",
     "NAMESPACE",
     "OUTPUTS",
+    "RECORD_TYPES",
     "AvroSchema",
     "SchemaVersion",
     "TopicFamily",
@@ -62,19 +65,50 @@ FAMILY_OF: Mapping[str, TopicFamily] = MappingProxyType(
     {
         "PurchaseCompleted": TopicFamily.PURCHASES,
         "PurchaseRefunded": TopicFamily.PURCHASES,
+        "RefundReversed": TopicFamily.PURCHASES,
+        "ChargebackOpened": TopicFamily.PURCHASES,
+        "ChargebackWon": TopicFamily.PURCHASES,
+        "ChargebackLost": TopicFamily.PURCHASES,
+        "PurchaseTransferred": TopicFamily.PURCHASES,
+        "CustomersMerged": TopicFamily.PURCHASES,
+        "SubscriptionTrialStarted": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionTrialConverted": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionTrialExpired": TopicFamily.SUBSCRIPTIONS,
         "SubscriptionActivated": TopicFamily.SUBSCRIPTIONS,
         "SubscriptionRenewed": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionPaymentFailed": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionPaymentRecovered": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionPlanChanged": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionQuantityChanged": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionAddOnAdded": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionAddOnRemoved": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionPaused": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionResumed": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionCancellationScheduled": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionCancellationWithdrawn": TopicFamily.SUBSCRIPTIONS,
         "SubscriptionCancelled": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionExpired": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionRevoked": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionExtended": TopicFamily.SUBSCRIPTIONS,
+        "SubscriptionTransferred": TopicFamily.SUBSCRIPTIONS,
         "UsageRecorded": TopicFamily.USAGE,
+        "UsageReversed": TopicFamily.USAGE,
     }
 )
 """Every incoming record type and the one topic family it belongs to."""
+
+BY_HAND = ("EntitlementAssigned", "AssignmentRenewed", "AssignmentExtended", "AssignmentRevoked")
+"""The record types of what a person does by hand. On no topic: a right to write to one is none to give."""
+EVENTS = (*FAMILY_OF, *BY_HAND)
+"""Every record type that tells an event. What the ledger tells itself has none."""
 
 CHANGE = "EntitlementChanged"
 CUSTOMER_STATE = "CustomerState"
 DEAD_LETTER_REFERENCE = "DeadLetterReference"
 OUTPUTS = (CHANGE, CUSTOMER_STATE, DEAD_LETTER_REFERENCE)
 """Every record type the ledger publishes."""
+RECORD_TYPES = (*EVENTS, *OUTPUTS)
+"""Every record type there is."""
 
 _VERSION_FILE = re.compile(r"v([1-9][0-9]*)\.avsc")
 
@@ -101,7 +135,7 @@ def shipped() -> Mapping[str, tuple[SchemaVersion, ...]]:
     Raises ConfigurationError when a record type has no schema or its versions have a gap.
     """
     directory = schemas_directory()
-    return MappingProxyType({record_type: _versions(directory, record_type) for record_type in (*FAMILY_OF, *OUTPUTS)})
+    return MappingProxyType({record_type: _versions(directory, record_type) for record_type in RECORD_TYPES})
 
 
 @cache
