@@ -1,119 +1,14 @@
-"""What is impossible in an event alone, and the bytes, hashes and keys by which events are known again."""
+"""The bytes, hashes and keys by which events are known again."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 
 import msgspec
 import pytest
 from hypothesis import given
 
-from ledger_worker.domain.events import (
-    ID_LENGTH_MAX,
-    ITEMS_MAX,
-    UNITS_MAX,
-    Event,
-    Fact,
-    PurchaseRefunded,
-    RefundLine,
-    SubscriptionActivated,
-    content_hash,
-    event_key,
-    fact_bytes,
-    fact_of,
-    problem,
-    source_key,
-)
+from ledger_worker.domain.events import Event, content_hash, event_key, fact_bytes, fact_of, source_key
 from tests.domain.histories import History, histories
-from tests.domain.telling import activated, bought, cancelled, day, item, line, refunded, renewed, told, used
-
-
-def event_with(fact: Fact) -> Event:
-    return told("e", day(1), fact)
-
-
-@pytest.mark.parametrize(
-    "fact",
-    [
-        bought(),
-        bought(line(amount=0)),
-        bought(*(line(line_id=f"l{n}") for n in range(ITEMS_MAX))),
-        bought(line(quantity=UNITS_MAX, amount=UNITS_MAX)),
-        refunded(),
-        refunded(quantity=1),
-        refunded(of_line=1),
-        refunded(amount=1),
-        activated(day(1), day(1) + timedelta(microseconds=1)),
-        renewed(day(1), day(2)),
-        renewed(day(1), day(2), item()),
-        cancelled(day(1)),
-        used(1),
-        used(UNITS_MAX),
-        used(1, "x" * ID_LENGTH_MAX),
-        used(1, "名前 with a space"),
-    ],
-)
-def test_what_is_possible_has_no_problem(fact: Fact) -> None:
-    assert problem(event_with(fact)) is None
-
-
-@pytest.mark.parametrize(
-    ("fact", "says"),
-    [
-        (used(0), "units is 0, expected 1 to"),
-        (used(-1), "units is -1"),
-        (used(UNITS_MAX + 1), f"units is {UNITS_MAX + 1}"),
-        (used(1, ""), "entitlement has 0 characters"),
-        (used(1, "x" * (ID_LENGTH_MAX + 1)), "entitlement has 201 characters, expected 1 to 200"),
-        (used(1, "a\0b"), "entitlement has unprintable characters"),
-        (used(1, "a\nb"), "entitlement has unprintable characters"),
-        (used(1, "\ud800"), "entitlement has unprintable characters"),
-        (bought(line(quantity=0)), "lines[0].quantity is 0"),
-        (bought(line(), line(line_id="l2", amount=-1)), "lines[1].amount is -1, expected 0"),
-        (bought(line(), line()), "lines repeats a line_id"),
-        (bought(line("")), "lines[0].sku has 0 characters"),
-        (bought(*(line(line_id=f"l{n}") for n in range(ITEMS_MAX + 1))), "lines has 501 elements"),
-        (bought(order=""), "order_id has 0 characters"),
-        (refunded(""), "refund_id has 0 characters"),
-        (refunded(quantity=0), "lines[0].quantity is 0, expected 1"),
-        (refunded(of_line=0), "lines[0].amount is 0, expected 1"),
-        (refunded(amount=0), "amount is 0, expected 1"),
-        (refunded(quantity=1, amount=1), "lines and amount are both set"),
-        (refunded(quantity=1, of_line=1), "lines[0].quantity and lines[0].amount are both set"),
-        (
-            PurchaseRefunded(order_id="o", refund_id="r", lines=(RefundLine(line_id="l"), RefundLine(line_id="l"))),
-            "lines repeats a line_id",
-        ),
-        (activated(day(2), day(2)), "period_end is 2026-01-02"),
-        (activated(day(2), day(1)), "expected after period_start"),
-        (activated(day(1), day(2), item(), item()), "items repeats a item_id"),
-        (activated(day(1), day(2), item(quantity=0)), "items[0].quantity is 0"),
-        (
-            SubscriptionActivated(subscription_id="s", items=(), period_start=day(1), period_end=day(2)),
-            "items has 0 elements",
-        ),
-        (renewed(day(1), datetime(3000, 1, 1, tzinfo=UTC)), "period_end is 3000-01-01"),
-        (cancelled(datetime(1970, 1, 1, tzinfo=UTC)), "effective_at is 1970-01-01"),
-        (cancelled(day(1), ""), "cancellation_id has 0 characters"),
-    ],
-)
-def test_what_is_impossible_is_named_with_its_field(fact: Fact, says: str) -> None:
-    found = problem(event_with(fact))
-
-    assert found is not None
-    assert says in found
-
-
-@pytest.mark.parametrize(
-    ("event", "says"),
-    [
-        (told("", day(1), used(1)), "event_id has 0 characters"),
-        (told("e", day(1), used(1), source=""), "event_source has 0 characters"),
-        (told("e", day(1), used(1), customer="c" * 201), "customer_id has 201 characters"),
-        (told("e", datetime(1970, 12, 31, tzinfo=UTC), used(1)), "occurred_at is 1970"),
-        (told("e", day(1), bought(), version=-1), "source_version is -1, expected 0"),
-    ],
-)
-def test_what_is_impossible_in_the_envelope_is_named(event: Event, says: str) -> None:
-    assert says in (problem(event) or "")
+from tests.domain.telling import activated, bought, cancelled, day, line, refunded, renewed, told, used
 
 
 @given(histories())

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger_worker.domain.changes import Change, CustomerPicture
-from ledger_worker.domain.events import Event, Fact, UsageRecorded, content_hash, fact_bytes, problem
+from ledger_worker.domain.events import Event, Fact, UsageRecorded, content_hash, fact_bytes
+from ledger_worker.domain.impossible import problem
 from ledger_worker.errors import BadBytesError, UnavailableError
 from ledger_worker.wire.codec import without_logical_types
 from ledger_worker.wire.decode import (

@@ -1,14 +1,13 @@
 """What Commerce, services and admins tell us: facts, and the envelope each comes in.
 
 Shapes, limits and canonical bytes live here; what a fact does to grants is in `sources` and `settlement`. Values are
-built by `wire.decode` from Avro records of the same names and fields (`schemas/`). `problem` finds what is impossible
-in an event alone.
+built by `wire.decode` from Avro records of the same names and fields (`schemas/`). What is impossible in an event alone
+is in `impossible`.
 
 Units, quantities and amounts are 64-bit integers; amounts are minor units of the order's currency. Instants are aware
 UTC.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
 from uuid import UUID
@@ -69,7 +68,6 @@ __all__ = [
     "event_key",
     "fact_bytes",
     "fact_of",
-    "problem",
     "source_key",
 ]
 
@@ -552,138 +550,3 @@ def source_key(fact: SourceFact) -> str:
     if isinstance(fact, SubscriptionFact):
         return f"subscription/{fact.subscription_id}"
     return f"assignment/{fact.assignment_id}"
-
-
-def problem(event: Event) -> str | None:
-    """What is impossible in the event alone, as a sentence naming the field, what came and what was expected.
-
-    Else None.
-    """
-    for name in ("event_source", "event_id", "customer_id"):
-        found = _bad_id(name, getattr(event, name))
-        if found:
-            return found
-    if event.source_version is not None and not 0 <= event.source_version <= UNITS_MAX:
-        return _out_of_range("source_version", event.source_version, 0)
-    if not _YEAR_MIN <= event.occurred_at.year <= _YEAR_MAX:
-        return f"occurred_at is {event.occurred_at.isoformat()}, expected a year from {_YEAR_MIN} to {_YEAR_MAX}"
-    fact = event.fact
-    if isinstance(fact, UsageRecorded):
-        return _bad_id("entitlement", fact.entitlement) or _out_of_range("units", fact.units, 1)
-    if isinstance(fact, PurchaseCompleted):
-        return _purchase_problem(fact)
-    if isinstance(fact, PurchaseRefunded):
-        return _refund_problem(fact)
-    if isinstance(fact, SubscriptionCancelled):
-        return (
-            _bad_id("subscription_id", fact.subscription_id)
-            or _bad_id("cancellation_id", fact.cancellation_id)
-            or _bad_instant("effective_at", fact.effective_at)
-        )
-    if isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
-        return _period_problem(fact)
-    return None
-
-
-_YEAR_MIN, _YEAR_MAX = 1971, 2999
-
-
-def _purchase_problem(fact: PurchaseCompleted) -> str | None:
-    found = _bad_id("order_id", fact.order_id) or _bad_count("lines", fact.lines)
-    if found:
-        return found
-    for place, line in enumerate(fact.lines):
-        where = f"lines[{place}]."
-        found = (
-            _bad_id(where + "line_id", line.line_id)
-            or _bad_id(where + "sku", line.sku)
-            or _out_of_range(where + "quantity", line.quantity, 1)
-            or (None if line.amount is None else _out_of_range(where + "amount", line.amount, 0))
-        )
-        if found:
-            return found
-    return _repeated("lines", "line_id", [line.line_id for line in fact.lines])
-
-
-def _refund_problem(fact: PurchaseRefunded) -> str | None:
-    found = _bad_id("order_id", fact.order_id) or _bad_id("refund_id", fact.refund_id)
-    if found:
-        return found
-    if fact.lines and fact.amount is not None:
-        return "lines and amount are both set, expected one of them (lines carry amounts of their own)"
-    if fact.amount is not None:
-        return _out_of_range("amount", fact.amount, 1)
-    if len(fact.lines) > ITEMS_MAX:
-        return f"lines has {len(fact.lines)} elements, expected at most {ITEMS_MAX}"
-    for place, line in enumerate(fact.lines):
-        where = f"lines[{place}]."
-        if line.quantity is not None and line.amount is not None:
-            return f"{where}quantity and {where}amount are both set, expected at most one of them"
-        found = (
-            _bad_id(where + "line_id", line.line_id)
-            or (None if line.quantity is None else _out_of_range(where + "quantity", line.quantity, 1))
-            or (None if line.amount is None else _out_of_range(where + "amount", line.amount, 1))
-        )
-        if found:
-            return found
-    return _repeated("lines", "line_id", [line.line_id for line in fact.lines])
-
-
-def _period_problem(fact: SubscriptionActivated | SubscriptionRenewed) -> str | None:
-    found = (
-        _bad_id("subscription_id", fact.subscription_id)
-        or _bad_instant("period_start", fact.period_start)
-        or _bad_instant("period_end", fact.period_end)
-    )
-    if found:
-        return found
-    if fact.period_end <= fact.period_start:
-        return (
-            f"period_end is {fact.period_end.isoformat()}, expected after period_start {fact.period_start.isoformat()}"
-        )
-    if isinstance(fact, SubscriptionActivated) or fact.items:
-        found = _bad_count("items", fact.items)
-        if found:
-            return found
-    for place, item in enumerate(fact.items):
-        where = f"items[{place}]."
-        found = (
-            _bad_id(where + "item_id", item.item_id)
-            or _bad_id(where + "sku", item.sku)
-            or _out_of_range(where + "quantity", item.quantity, 1)
-        )
-        if found:
-            return found
-    return _repeated("items", "item_id", [item.item_id for item in fact.items])
-
-
-def _bad_id(name: str, value: str) -> str | None:
-    if not 0 < len(value) <= ID_LENGTH_MAX:
-        return f"{name} has {len(value)} characters, expected 1 to {ID_LENGTH_MAX}"
-    if not value.isprintable():
-        return f"{name} has unprintable characters, expected printable ones only"
-    return None
-
-
-def _bad_instant(name: str, value: datetime) -> str | None:
-    if not _YEAR_MIN <= value.year <= _YEAR_MAX:
-        return f"{name} is {value.isoformat()}, expected a year from {_YEAR_MIN} to {_YEAR_MAX}"
-    return None
-
-
-def _bad_count(name: str, values: Sequence[object]) -> str | None:
-    if not 1 <= len(values) <= ITEMS_MAX:
-        return f"{name} has {len(values)} elements, expected 1 to {ITEMS_MAX}"
-    return None
-
-
-def _out_of_range(name: str, value: int, least: int) -> str | None:
-    if not least <= value <= UNITS_MAX:
-        return f"{name} is {value}, expected {least} to {UNITS_MAX}"
-    return None
-
-
-def _repeated(name: str, field: str, ids: Sequence[str]) -> str | None:
-    if len(set(ids)) != len(ids):
-        return f"{name} repeats a {field}, expected each once"
-    return None

@@ -8,7 +8,8 @@ is another matter: that says nothing about the record and passes through.
 from typing import Any, cast
 
 from ledger_worker.domain.changes import Change, CustomerPicture
-from ledger_worker.domain.events import Event, problem
+from ledger_worker.domain.events import Event
+from ledger_worker.domain.impossible import problem
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BadBytesError
 from ledger_worker.wire.codec import DeadLetterReference, Reader

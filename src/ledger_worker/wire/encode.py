@@ -2,7 +2,7 @@
 
 Every function writes the newest version of its schema, framed for a registry when one is given, else as a single
 object (`framing`). What is encoded decodes to an equal value. Nothing is checked against the rules of events here: a
-test must be able to send what is impossible, and a producer's own check is `domain.events.problem`.
+test must be able to send what is impossible, and a producer's own check is `domain.impossible.problem`.
 """
 
 from ledger_worker.domain.changes import Change, CustomerPicture
