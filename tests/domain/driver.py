@@ -1,4 +1,4 @@
-"""One customer's life by the pure rules alone: what is decided is stored as values, read back, and decided on.
+"""Customers' lives by the pure rules alone: what is decided is stored as values, read back, and decided on.
 
 It does what a transaction does around `decide` (asks for histories, catches up with what is due, claims sources), so
 that rules can be tried thousands of times a second. It is a way to call pure functions, not a database: the tests of
@@ -6,7 +6,7 @@ that rules can be tried thousands of times a second. It is a way to call pure fu
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from ledger_worker.domain.decide import (
     Decided,
     DecidedEvent,
     Loaded,
+    LoadedCustomer,
     NeedsHistory,
     Refused,
     Told,
@@ -30,16 +31,18 @@ from ledger_worker.domain.decide import (
 )
 from ledger_worker.domain.events import (
     Event,
+    PurchaseTransferred,
     SourceFact,
+    SubscriptionTransferred,
     UsageRecorded,
-    content_hash,
+    UsageReversed,
     event_key,
-    fact_bytes,
     source_key,
 )
-from ledger_worker.domain.ledger import Account, Grant, Kind, Line, Phase, Posting, UsageFact
+from ledger_worker.domain.ledger import Account, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.settlement import Book, History, HistoryNeeded, usage_tie
+from ledger_worker.domain.side import told_of
 from ledger_worker.domain.sources import SourceState
 
 USAGE_KEPT = timedelta(days=400)
@@ -48,29 +51,49 @@ _Identity = tuple[Kind, datetime, UUID | None, UUID | None, str | None]
 _Value = TypeVar("_Value", bound=msgspec.Struct)
 
 
-class Life:
-    """A customer, from nothing. `owners` may be shared by several of them: it says who owns each source."""
+class Customer:
+    """What is stored of one customer."""
 
-    def __init__(self, catalogue: Catalogue, customer_id: str = "ada", owners: dict[str, str] | None = None) -> None:
-        self.catalogue = catalogue
+    def __init__(self, customer_id: str) -> None:
         self.head = CustomerHead(customer_id=customer_id)
-        self.owners = {} if owners is None else owners
-        self.sources: dict[str, SourceState] = {}
         self.accounts: dict[str, Account] = {}
         self.grants: dict[UUID, Grant] = {}
-        self.inbox: dict[UUID, DecidedEvent] = {}
         self.postings: list[Posting] = []
         self.changes: list[Change] = []
+
+    def open_grants(self, entitlement: str) -> list[Grant]:
+        return [
+            grant
+            for grant in self.grants.values()
+            if grant.terms.entitlement == entitlement and grant.phase in {Phase.PENDING, Phase.ACTIVE, Phase.ENDING}
+        ]
+
+
+class World:
+    """Customers, from nothing."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.customers: dict[str, Customer] = {}
+        self.claimants: dict[str, str] = {}
+        self.sources: dict[str, SourceState] = {}
+        self.inbox: dict[tuple[str, UUID], DecidedEvent] = {}
         self.refused: list[Refused] = []
+
+    def customer(self, customer_id: str) -> Customer:
+        return self.customers.setdefault(customer_id, Customer(customer_id))
 
     def tell(self, *told: tuple[Event, datetime]) -> Decided:
         """The events are decided together, each recorded at its instant, and what was decided is stored."""
         told_values = [self._told(event, now) for event, now in told]
+        for one in told_values:
+            if isinstance(one.event.fact, SourceFact) and one.known_hash is None:
+                self.claimants.setdefault(source_key(one.event.fact), one.event.customer_id)
         found = self._decide(told_values)
         rounds = 0
         while isinstance(found, TooManyDue):
             assert rounds < 100, "catching up does not end"
-            self.catch_up(told_values[0].now, at_most=100)
+            self.catch_up(told_values[0].now, found.customer_id, at_most=100)
             found = self._decide(told_values)
             rounds += 1
         self._store(found)
@@ -83,113 +106,199 @@ class Life:
             return Outcome.DUPLICATE
         return decided.events[-1].outcome
 
-    def catch_up(self, now: datetime, at_most: int = 100_000) -> Decided:
-        """What is due at `now` is booked, the earliest `at_most` of it."""
-        histories: dict[str, History] = {}
+    def catch_up(self, now: datetime, customer_id: str, at_most: int = 100_000) -> Decided:
+        """What is due for the customer at `now` is booked, the earliest `at_most` of it."""
+        self.customer(customer_id)
+        histories: dict[tuple[str, str], History] = {}
         while True:
-            found = book_due(self._loaded(histories), now, self.catalogue, timeline=1, at_most=at_most)
+            loaded = self._loaded(histories, {customer_id, *self.customers[customer_id].head.linked}, ())
+            found = book_due(loaded, customer_id, now, self.catalogue, timeline=1, at_most=at_most)
             if not isinstance(found, NeedsHistory):
                 self._store(found)
                 return found
-            assert found.entitlement not in histories, "the history that was asked for did not help"
-            histories[found.entitlement] = self.history(found.entitlement)
+            self._add_history(histories, found)
 
-    def picture(self, entitlement: str, at: datetime) -> EntitlementPicture:
+    def picture_of(self, customer_id: str, entitlement: str, at: datetime) -> EntitlementPicture:
         """The entitlement as a read at `at` shows it, booked or not."""
-        account = self.accounts.get(entitlement) or Account(entitlement=entitlement)
+        customer = self.customer(customer_id)
+        account = customer.accounts.get(entitlement) or Account(entitlement=entitlement)
         policy = self.catalogue.entitlements[entitlement]
-        book = Book(policy, account, self.open_grants(entitlement))
+        book = Book(policy, account, customer.open_grants(entitlement))
         try:
             settle_due(book, at)
         except HistoryNeeded:
-            book = Book(policy, account, (), self.history(entitlement))
+            book = Book(policy, account, (), self.history_of(customer_id, entitlement))
             settle_due(book, at)
         return picture(book, at)
 
-    def pictures(self, at: datetime) -> dict[str, EntitlementPicture]:
-        return {entitlement: self.picture(entitlement, at) for entitlement in sorted(self.catalogue.entitlements)}
-
-    def open_grants(self, entitlement: str) -> list[Grant]:
-        return [
-            grant
-            for grant in self.grants.values()
-            if grant.terms.entitlement == entitlement and grant.phase in {Phase.PENDING, Phase.ACTIVE, Phase.ENDING}
-        ]
-
-    def history(self, entitlement: str) -> History:
+    def history_of(self, customer_id: str, entitlement: str) -> History:
         """Everything the account ever saw, its booked lines summed by identity."""
+        customer = self.customer(customer_id)
         units: dict[_Identity, int] = defaultdict(int)
-        for posting in self.postings:
+        for posting in customer.postings:
             for entry in posting.entries:
                 if entry.entitlement == entitlement:
                     units[entry.line.identity()] += entry.line.units
-        usage = [
-            UsageFact(
-                usage_key=decided.key,
-                at=decided.counted_at,
-                units=decided.event.fact.units,
-                tie=usage_tie(decided.event.event_source, decided.event.event_id),
-            )
-            for decided in self.inbox.values()
-            if isinstance(decided.event.fact, UsageRecorded)
-            and decided.counted_at is not None
-            and decided.event.fact.entitlement == entitlement
-        ]
+        usage = []
+        reversals = []
+        for decided in self.inbox.values():
+            event, fact = decided.event, decided.event.fact
+            if event.customer_id != customer_id or decided.counted_at is None:
+                continue
+            tie = usage_tie(event.event_source, event.event_id)
+            if isinstance(fact, UsageRecorded) and fact.entitlement == entitlement:
+                usage.append(UsageFact(usage_key=decided.key, at=decided.counted_at, units=fact.units, tie=tie))
+            elif isinstance(fact, UsageReversed) and fact.entitlement == entitlement:
+                key = event_key(fact.usage_event_source or event.event_source, fact.usage_event_id)
+                reversals.append(
+                    Reversal(
+                        reversal_id=fact.reversal_id, usage_key=key, at=decided.counted_at, units=fact.units, tie=tie
+                    )
+                )
         return History(
-            grants=tuple(grant for grant in self.grants.values() if grant.terms.entitlement == entitlement),
+            grants=tuple(grant for grant in customer.grants.values() if grant.terms.entitlement == entitlement),
             usage=tuple(usage),
             lines=tuple(Line(*identity, total) for identity, total in units.items() if total),
+            reversals=tuple(reversals),
         )
 
     # -- inside --
 
     def _told(self, event: Event, now: datetime) -> Told:
-        payload = fact_bytes(event.fact)
-        key = event_key(event.event_source, event.event_id)
-        known = self.inbox.get(key)
-        return Told(
-            event=event,
-            key=key,
-            content_hash=content_hash(event, payload),
-            payload=payload,
-            now=now,
-            known_hash=None if known is None else known.content_hash,
-        )
+        told = told_of(event, now)
+        known = self.inbox.get((event.customer_id, told.key))
+        return msgspec.structs.replace(told, known_hash=None if known is None else known.content_hash)
 
     def _decide(self, told: Sequence[Told]) -> Decided | TooManyDue:
-        for one in told:
-            if isinstance(one.event.fact, SourceFact) and one.known_hash is None:
-                self.owners.setdefault(source_key(one.event.fact), self.head.customer_id)
-        histories: dict[str, History] = {}
+        histories: dict[tuple[str, str], History] = {}
         while True:
-            found = decide(self._loaded(histories), told, self.catalogue, timeline=1, usage_kept=USAGE_KEPT)
+            loaded = self._loaded(histories, self._group(told), told)
+            found = decide(loaded, told, self.catalogue, timeline=1, usage_kept=USAGE_KEPT)
             if not isinstance(found, NeedsHistory):
                 return found
-            assert found.entitlement not in histories, "the history that was asked for did not help"
-            histories[found.entitlement] = self.history(found.entitlement)
+            self._add_history(histories, found)
 
-    def _loaded(self, histories: Mapping[str, History]) -> Loaded:
+    def _add_history(self, histories: dict[tuple[str, str], History], needed: NeedsHistory) -> None:
+        pair = (needed.customer_id, needed.entitlement)
+        assert pair not in histories, "the history that was asked for did not help"
+        histories[pair] = self.history_of(*pair)
+
+    def _group(self, told: Iterable[Told]) -> set[str]:
+        """The customers whom the events name, and those tied to them."""
+        group = set()
+        for one in told:
+            fact = one.event.fact
+            group.add(one.event.customer_id)
+            if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
+                group.add(fact.to_customer_id)
+            if isinstance(fact, SourceFact):
+                group.add(self.claimants[source_key(fact)])
+        for customer_id in tuple(group):
+            group.update(self.customer(customer_id).head.linked)
+        return group
+
+    def _loaded(
+        self, histories: Mapping[tuple[str, str], History], group: Iterable[str], told: Sequence[Told]
+    ) -> Loaded:
+        transferred = {
+            source_key(one.event.fact)
+            for one in told
+            if isinstance(one.event.fact, PurchaseTransferred | SubscriptionTransferred)
+        }
+        awaiting: dict[str, list[Event]] = {key: [] for key in transferred}
+        for decided in self.inbox.values():
+            fact = decided.event.fact
+            if isinstance(fact, SourceFact) and decided.outcome is Outcome.AWAITING_TRANSFER:
+                key = source_key(fact)
+                is_in = any(placed.event_id == decided.event.event_id for _, placed in self._facts_of(key))
+                if key in transferred and not is_in:
+                    awaiting[key].append(decided.event)
         return Loaded(
-            head=self.head,
+            customers={
+                customer_id: LoadedCustomer(
+                    head=self.customer(customer_id).head,
+                    accounts=self.customer(customer_id).accounts,
+                    grants=[
+                        grant
+                        for entitlement in self.customers[customer_id].accounts
+                        for grant in self.customers[customer_id].open_grants(entitlement)
+                    ],
+                    histories={
+                        entitlement: history
+                        for (owner, entitlement), history in histories.items()
+                        if owner == customer_id
+                    },
+                )
+                for customer_id in group
+            },
             sources=self.sources,
-            owners=self.owners,
-            accounts=self.accounts,
-            grants=[grant for entitlement in self.accounts for grant in self.open_grants(entitlement)],
-            histories=histories,
+            claimants=self.claimants,
+            awaiting=awaiting,
         )
+
+    def _facts_of(self, key: str) -> Sequence[tuple[datetime, object]]:
+        state = self.sources.get(key)
+        return () if state is None else state.facts
 
     def _store(self, decided: Decided) -> None:
         """Everything goes through the bytes that are stored."""
-        self.head = _through_bytes(decided.head)
+        for customer_id, one in decided.customers.items():
+            customer = self.customer(customer_id)
+            customer.head = _through_bytes(one.head)
+            customer.accounts |= {booked.account.entitlement: _through_bytes(booked.account) for booked in one.accounts}
+            customer.grants |= {grant.terms.grant_id: _through_bytes(grant) for grant in one.grants}
+            customer.postings += one.postings
+            customer.changes += one.changes
         self.sources |= {key: _through_bytes(state) for key, state in decided.sources.items()}
-        self.accounts |= {booked.account.entitlement: _through_bytes(booked.account) for booked in decided.accounts}
-        self.grants |= {grant.terms.grant_id: _through_bytes(grant) for grant in decided.grants}
         for event in decided.events:
-            assert event.key not in self.inbox
-            self.inbox[event.key] = event
-        self.postings += decided.postings
-        self.changes += decided.changes
+            place = (event.event.customer_id, event.key)
+            assert place not in self.inbox
+            self.inbox[place] = event
         self.refused += decided.refused
+
+
+class Life(World):
+    """One customer, from nothing."""
+
+    def __init__(self, catalogue: Catalogue, customer_id: str = "ada") -> None:
+        super().__init__(catalogue)
+        self.customer_id = customer_id
+        self.customer(customer_id)
+
+    @property
+    def head(self) -> CustomerHead:
+        return self.customers[self.customer_id].head
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        return self.customers[self.customer_id].accounts
+
+    @property
+    def grants(self) -> dict[UUID, Grant]:
+        return self.customers[self.customer_id].grants
+
+    @property
+    def postings(self) -> list[Posting]:
+        return self.customers[self.customer_id].postings
+
+    @property
+    def changes(self) -> list[Change]:
+        return self.customers[self.customer_id].changes
+
+    def catch_up(self, now: datetime, customer_id: str | None = None, at_most: int = 100_000) -> Decided:
+        return super().catch_up(now, customer_id or self.customer_id, at_most)
+
+    def picture(self, entitlement: str, at: datetime) -> EntitlementPicture:
+        return self.picture_of(self.customer_id, entitlement, at)
+
+    def pictures(self, at: datetime) -> dict[str, EntitlementPicture]:
+        return {entitlement: self.picture(entitlement, at) for entitlement in sorted(self.catalogue.entitlements)}
+
+    def open_grants(self, entitlement: str) -> list[Grant]:
+        return self.customers[self.customer_id].open_grants(entitlement)
+
+    def history(self, entitlement: str) -> History:
+        return self.history_of(self.customer_id, entitlement)
 
 
 def _through_bytes(value: _Value) -> _Value:

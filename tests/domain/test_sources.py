@@ -53,7 +53,7 @@ def fold_in(order: tuple[Event, ...], offered: Catalogue) -> tuple[tuple[GrantTe
     for event in order:
         assert isinstance(event.fact, SourceFact)
         folded = fold(state, event, source_key(event.fact), offered)
-        state, terms = folded.state, folded.terms
+        state, terms = folded.state, tuple(held.terms for held in folded.terms)
         outcomes.append(folded.outcome)
     return terms, outcomes, state
 

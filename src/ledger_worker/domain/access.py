@@ -12,7 +12,7 @@ import msgspec
 from ledger_worker.domain.catalogue import DebtPolicy, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import NEVER, Phase
-from ledger_worker.domain.settlement import Book, is_suspended
+from ledger_worker.domain.settlement import Book, is_open, is_suspended
 
 __all__ = ["AccessReason", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
 
@@ -51,6 +51,8 @@ def picture(book: Book, at: datetime) -> EntitlementPicture:
         starts_at=_starts_at(book, force),
         expires_at=None if force.ends_at is NEVER else force.ends_at,
         period_end=force.period_end,
+        suspension_causes=_causes(book, at),
+        upcoming=_upcoming(book, at),
     )
     if entitlement.type is not EntitlementType.QUOTA:
         return shown
@@ -62,16 +64,17 @@ def picture(book: Book, at: datetime) -> EntitlementPicture:
         used=force.used,
         held=force.held,
         remaining=None if force.is_unlimited else force.limit - force.used - force.held,
-        overage=_overage_counted(book),
+        overage=_overage_counted(book, at),
         debt=book.debt,
         forgiven=book.forgiven,
-        level=_level(book, force),
+        level=_level(book, force, at),
+        over_allocated=force.short,
     )
 
 
 def level_of(book: Book, at: datetime) -> int | None:
     """The highest threshold that used and overage reach (RULES 31): 0 below the first, None for an unlimited quota."""
-    return _level(book, _in_force(book, at))
+    return _level(book, _in_force(book, at), at)
 
 
 def shown_units(book: Book, at: datetime) -> tuple[int | None, int, int]:
@@ -92,7 +95,7 @@ def quiet_units(book: Book, at: datetime) -> int | None:
     force = _in_force(book, at)
     if force.is_unlimited:
         return None
-    overage = _overage_counted(book)
+    overage = _overage_counted(book, at)
     counted = force.used + overage
     bounds = [
         -(-percent * force.limit // 100) - counted - 1
@@ -106,6 +109,7 @@ def quiet_units(book: Book, at: datetime) -> int | None:
     return min(bounds, default=None)
 
 
+_UPCOMING_MAX = 10
 _STATE = {
     AccessReason.ALLOWED: "active",
     AccessReason.IN_DEBT: "active",
@@ -129,6 +133,7 @@ class _Force(msgspec.Struct):
     used: int = 0
     held: int = 0
     available: int = 0
+    short: int = 0
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     period_end: datetime | None = None
@@ -138,7 +143,7 @@ def _in_force(book: Book, at: datetime) -> _Force:
     force = _Force()
     for grant in book.active:
         terms = grant.terms
-        if is_suspended(terms, at):
+        if grant.is_empty_child or is_suspended(terms, at):
             continue
         force.grants += 1
         force.is_unlimited = force.is_unlimited or terms.amount is None
@@ -148,6 +153,7 @@ def _in_force(book: Book, at: datetime) -> _Force:
         force.used += grant.used
         force.held += grant.held
         force.available += grant.available
+        force.short += grant.short
         if force.starts_at is None or terms.effective_at < force.starts_at:
             force.starts_at = terms.effective_at
         ends_at = terms.expires_at or NEVER
@@ -158,18 +164,58 @@ def _in_force(book: Book, at: datetime) -> _Force:
     return force
 
 
+def _causes(book: Book, at: datetime) -> tuple[str, ...] | None:
+    """What suspends active grants now, each cause once; None when nothing does."""
+    causes = {
+        suspension.cause for grant in book.active for suspension in grant.terms.suspensions if is_open(suspension, at)
+    }
+    return tuple(sorted(causes)) or None
+
+
+def _upcoming(book: Book, at: datetime) -> str | None:
+    """What is known to happen beside the end that `expires_at` shows, as JSON: the first of it, in order.
+
+    Grants that will begin (a change of plan that is scheduled), suspensions that will begin or be lifted, and cuts.
+    """
+    coming: list[tuple[datetime, str, int | None]] = []
+    for grant in book.grants.values():
+        terms = grant.terms
+        if grant.phase is Phase.PENDING and terms.parent is None:
+            coming.append((terms.effective_at, "begins", terms.amount))
+        if grant.phase not in {Phase.PENDING, Phase.ACTIVE}:
+            continue
+        coming += [(cut.at, "cut", cut.units) for cut in terms.cuts if cut.at > at]
+        for suspension in terms.suspensions:
+            if suspension.starts_at > at:
+                coming.append((suspension.starts_at, "suspended", None))
+            if suspension.ends_at is not None and suspension.ends_at > at:
+                coming.append((suspension.ends_at, "lifted", None))
+    if not coming:
+        return None
+    coming.sort(key=lambda one: (one[0], one[1], one[2] or 0))
+    shown = [
+        {"at": instant, "what": what} if units is None else {"at": instant, "what": what, "units": units}
+        for instant, what, units in coming[:_UPCOMING_MAX]
+    ]
+    return msgspec.json.encode(shown).decode()
+
+
 def _starts_at(book: Book, force: _Force) -> datetime | None:
     """Since when it is in force, or else when the first pending grant begins."""
     if force.grants:
         return force.starts_at
-    pending = [grant.terms.effective_at for grant in book.grants.values() if grant.phase is Phase.PENDING]
+    pending = [
+        grant.terms.effective_at
+        for grant in book.grants.values()
+        if grant.phase is Phase.PENDING and not grant.is_empty_child
+    ]
     return min(pending, default=None)
 
 
-def _level(book: Book, force: _Force) -> int | None:
+def _level(book: Book, force: _Force, at: datetime) -> int | None:
     if force.is_unlimited:
         return None
-    counted = force.used + _overage_counted(book)
+    counted = force.used + _overage_counted(book, at)
     if force.limit == 0 and counted == 0:
         return 0
     level = 0
@@ -181,9 +227,9 @@ def _level(book: Book, force: _Force) -> int | None:
 
 def _reason(book: Book, force: _Force) -> AccessReason:
     if not force.grants:
-        if book.active:
+        if any(not grant.is_empty_child for grant in book.active):
             return AccessReason.SUSPENDED
-        if any(grant.phase is Phase.PENDING for grant in book.grants.values()):
+        if any(grant.phase is Phase.PENDING and not grant.is_empty_child for grant in book.grants.values()):
             return AccessReason.NOT_YET_ACTIVE
         return AccessReason.NOT_ENTITLED if book.last_end is None else AccessReason.EXPIRED
     if book.entitlement.type is not EntitlementType.QUOTA or force.is_unlimited:
@@ -200,8 +246,8 @@ def _unless_in_debt(book: Book) -> AccessReason:
     return AccessReason.IN_DEBT if in_debt else AccessReason.ALLOWED
 
 
-def _overage_counted(book: Book) -> int:
+def _overage_counted(book: Book, at: datetime) -> int:
     if not book.overage:
         return 0
-    since = book.counted_since()
+    since = book.counted_since(at)
     return sum(units for started_at, units in book.overage_since if since is None or started_at >= since)

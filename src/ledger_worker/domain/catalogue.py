@@ -33,6 +33,7 @@ __all__ = [
     "definition_problems",
     "lasts_until",
     "offer_at",
+    "versions_for",
 ]
 
 
@@ -180,6 +181,11 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     extend_on_won: bool = False
     return_after_end: ReturnAfterEnd = ReturnAfterEnd.EXPIRE
 
+    @property
+    def regrants(self) -> bool:
+        """Whether units that come back after the end are granted once more."""
+        return self.return_after_end is ReturnAfterEnd.REGRANT
+
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version of what a SKU gives; `version`, `published_at` and `catalogue_version` are set by publishing."""
@@ -190,6 +196,11 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     version: int = 0
     published_at: datetime | None = None
     catalogue_version: int = 0
+
+    @property
+    def reaches_now(self) -> bool:
+        """Whether it reaches what exists at its publication."""
+        return self.apply is Apply.NOW
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +229,20 @@ def offer_at(catalogue: Catalogue, sku: str, entered_at: datetime, as_of_version
         if from_beginning or published_at is None or published_at <= entered_at:
             found = offer
     return found
+
+
+def versions_for(
+    catalogue: Catalogue, sku: str, entered_at: datetime, as_of_version: int
+) -> tuple[Offer | None, tuple[Offer, ...]]:
+    """The version an item that entered at `entered_at` is pinned to, and the later ones that reach it (RULES 11)."""
+    pinned = offer_at(catalogue, sku, entered_at, as_of_version)
+    after = 0 if pinned is None else pinned.version
+    later = tuple(
+        offer
+        for offer in catalogue.offers.get(sku, ())
+        if offer.version > after and offer.catalogue_version <= as_of_version and offer.apply is not Apply.NEW_ONLY
+    )
+    return pinned, later
 
 
 def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> datetime | Literal["no_period"] | None:

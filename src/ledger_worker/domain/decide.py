@@ -1,6 +1,8 @@
 """What becomes of events.
 
-One customer, the events told of it in order, and everything loaded, to what is to be written.
+Customers, the events told of them in order, and everything loaded, to what is to be written. Most often it is one
+customer alone; those that a transfer or a merge ties together are decided together, because what reaches back in the
+books of one may move units in another's.
 
 Pure: reads only the events, the loaded state and the versions that the postings record. Whoever touches a customer
 first books what has fallen due, each transition as an event of the ledger's own under a deterministic id (RULES 35).
@@ -10,46 +12,49 @@ content), impossible value (more units than can be counted), too early, too late
 the outcomes of `outcomes.Outcome` in their order.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType
-from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
+from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.events import (
     UNITS_MAX,
+    EntitlementAssigned,
     Event,
     Fact,
+    OfferReached,
     PurchaseCompleted,
+    PurchaseTransferred,
     SourceFact,
     SubscriptionActivated,
+    SubscriptionAddOnAdded,
+    SubscriptionPlanChanged,
     SubscriptionRenewed,
-    TransitionsDue,
+    SubscriptionTransferred,
+    SubscriptionTrialConverted,
+    SubscriptionTrialStarted,
     UsageRecorded,
-    content_hash,
+    UsageReversed,
     event_key,
-    fact_bytes,
     source_key,
 )
-from ledger_worker.domain.ledger import (
-    NEVER,
-    RULES_VERSION,
-    Account,
-    Entry,
-    Grant,
-    GrantTerms,
-    Kind,
-    Line,
-    Posting,
-    UsageFact,
-    posting_hash,
-)
+from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
-from ledger_worker.domain.settlement import Book, History, HistoryNeeded, Transition, usage_tie
-from ledger_worker.domain.sources import SourceState, fold
+from ledger_worker.domain.owners import Held, Merges
+from ledger_worker.domain.settlement import HistoryNeeded, Transition, usage_tie
+from ledger_worker.domain.side import (
+    MICROSECOND,
+    BookedAccount,
+    CustomerHead,
+    LoadedCustomer,
+    Side,
+    Told,
+    entries_of,
+)
+from ledger_worker.domain.sources import NO_MERGES, Folded, SourceState, fold, owners_of, refold
 
 __all__ = [
     "AHEAD_MAX",
@@ -57,8 +62,10 @@ __all__ = [
     "BookedAccount",
     "CustomerHead",
     "Decided",
+    "DecidedCustomer",
     "DecidedEvent",
     "Loaded",
+    "LoadedCustomer",
     "NeedsHistory",
     "Refused",
     "Told",
@@ -74,48 +81,18 @@ DUE_MAX = 100
 """Most transitions booked in one transaction for one customer (RULES 35)."""
 
 
-class CustomerHead(msgspec.Struct, frozen=True, kw_only=True):
-    """The lock row: where a customer's postings, changes and hash chain stand."""
-
-    customer_id: str
-    posting_number: int = 0
-    sequence: int = 0
-    chain_head: bytes = bytes(32)
-    recorded_at: datetime | None = None
-    is_parked: bool = False
-
-
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision about one customer reads.
+    """What a decision reads: every customer it may touch, and the sources that the events speak of.
 
-    Sources it owns, accounts and open grants that may be touched, histories asked for.
-
-    `owners` says who owns each source that the events speak of; a source without an owner is missing.
+    `claimants` says of whom each source was first told; a source nobody was told of is missing. `awaiting` are the facts
+    kept for want of an owner, of the sources for which a transfer is told.
     """
 
-    head: CustomerHead
+    customers: Mapping[str, LoadedCustomer]
     sources: Mapping[str, SourceState]
-    owners: Mapping[str, str]
-    accounts: Mapping[str, Account]
-    grants: Sequence[Grant]
-    histories: Mapping[str, History]
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as it is to be decided.
-
-    Its inbox key, content hash and canonical payload, and the instant it is recorded at.
-
-    `now` may be raised so that a customer's instants strictly increase. `known_hash` is the content hash under which
-    the same id is in the inbox already.
-    """
-
-    event: Event
-    key: UUID
-    content_hash: bytes
-    payload: bytes
-    now: datetime
-    known_hash: bytes | None = None
+    claimants: Mapping[str, str]
+    awaiting: Mapping[str, Sequence[Event]] = {}
+    merges: Merges = NO_MERGES
 
 
 class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,41 +119,40 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """An account to be stored with what the check path reads of it; `limit` is None when unlimited or without units."""
-
-    account: Account
-    limit: int | None
-    used: int
-    held: int
-
-
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written for one customer; `duplicates` are the places of events that were applied before.
-
-    Events, postings and changes are each in the order of the customer's life.
-    """
+class DecidedCustomer(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be written for one customer; postings and changes are in the order of its life."""
 
     head: CustomerHead
-    events: tuple[DecidedEvent, ...]
-    duplicates: tuple[int, ...]
-    refused: tuple[Refused, ...]
     postings: tuple[Posting, ...]
     changes: tuple[Change, ...]
     accounts: tuple[BookedAccount, ...]
     grants: tuple[Grant, ...]
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be written; `duplicates` are the places of events that were applied before.
+
+    `customers` are those of whom anything was decided, `sources` the states that were folded.
+    """
+
+    customers: Mapping[str, DecidedCustomer]
+    events: tuple[DecidedEvent, ...]
+    duplicates: tuple[int, ...]
+    refused: tuple[Refused, ...]
     sources: Mapping[str, SourceState]
 
 
 class NeedsHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision reaches behind what was loaded: load the account's history and decide the customer again."""
+    """The decision reaches behind what was loaded: load the account's history and decide again."""
 
+    customer_id: str
     entitlement: str
 
 
 class TooManyDue(msgspec.Struct, frozen=True, kw_only=True):
     """More than `DUE_MAX` transitions are due at `now`: book them first, in transactions of their own."""
 
+    customer_id: str
     count: int
     now: datetime
 
@@ -189,7 +165,7 @@ def decide(
     timeline: int,
     usage_kept: timedelta,
 ) -> Decided | NeedsHistory | TooManyDue:
-    """What becomes of `told`, in order, for the customer in `loaded`.
+    """What becomes of `told`, in order, for the customers in `loaded`.
 
     `usage_kept` is how long the inbox keeps usage keys: older usage that it does not hold cannot be proven new.
     """
@@ -197,22 +173,22 @@ def decide(
     try:
         for place, one in enumerate(told):
             due = decision.take(place, one)
-            if due > DUE_MAX:
-                return TooManyDue(count=due, now=one.now)
+            if due is not None:
+                return due
     except HistoryNeeded as needed:
-        return NeedsHistory(entitlement=needed.entitlement)
+        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement)
     return decision.decided()
 
 
 def book_due(
-    loaded: Loaded, now: datetime, catalogue: Catalogue, *, timeline: int, at_most: int = DUE_MAX
+    loaded: Loaded, customer_id: str, now: datetime, catalogue: Catalogue, *, timeline: int, at_most: int = DUE_MAX
 ) -> Decided | NeedsHistory:
     """What is due for the customer at `now` is booked, at most `at_most` transitions, the earliest first."""
     decision = _Decision(loaded, catalogue, timeline, timedelta())
     try:
-        decision.book_due(now, at_most)
+        decision.book_due(customer_id, now, at_most)
     except HistoryNeeded as needed:
-        return NeedsHistory(entitlement=needed.entitlement)
+        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement)
     return decision.decided()
 
 
@@ -220,71 +196,76 @@ def refusal(
     event: Event, now: datetime, catalogue: Catalogue, usage_kept: timedelta
 ) -> tuple[DeadLetterReason, str] | None:
     """Why an event that is new to its customer is a dead letter when told at `now`, with what was expected; or None."""
-    given = _units_given(event.fact, catalogue)
+    fact = event.fact
+    given = _units_given(fact, catalogue)
     if given > UNITS_MAX:
         return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
     if event.occurred_at > now + AHEAD_MAX:
         return DeadLetterReason.TOO_EARLY, (
             f"occurred_at is {event.occurred_at.isoformat()}, expected at most five minutes ahead of {now.isoformat()}"
         )
-    if not isinstance(event.fact, UsageRecorded):
+    if not isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned):
         return None
-    if event.occurred_at < now - usage_kept:
+    is_usage = not isinstance(fact, EntitlementAssigned)
+    if is_usage and event.occurred_at < now - usage_kept:
         return DeadLetterReason.TOO_LATE, (
             f"occurred_at is {event.occurred_at.isoformat()}, expected usage of the last {usage_kept.days} days"
         )
-    entitlement = catalogue.entitlements.get(event.fact.entitlement)
+    entitlement = catalogue.entitlements.get(fact.entitlement)
     if entitlement is None:
         return DeadLetterReason.UNKNOWN_ENTITLEMENT, (
-            f"entitlement {event.fact.entitlement} is not in the catalogue, expected one that is published"
+            f"entitlement {fact.entitlement} is not in the catalogue, expected one that is published"
         )
-    if entitlement.type is not EntitlementType.QUOTA:
+    counts_units = is_usage or fact.units is not None
+    if counts_units and entitlement.type is not EntitlementType.QUOTA:
         return DeadLetterReason.WRONG_TYPE, (
-            f"entitlement {event.fact.entitlement} is of type {entitlement.type}, expected a quota for usage"
+            f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
         )
     return None
 
 
-_LEDGER = "ledger"
-_TRANSITION_NAMESPACE = UUID("0b9a7a0c-61ab-5c3d-8f0a-5f9f5a2a7c11")
-_CHANGE_NAMESPACE = UUID("d3b1d6de-0a2b-5f60-9a55-0d8f3f3a1c02")
-_MICROSECOND = timedelta(microseconds=1)
+class _Effect:
+    """What one event does, by customer: entries, and the pictures to compare with, each drawn before its book changes."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.entries: dict[str, list[Entry]] = {}
+        self.before: dict[str, dict[str, EntitlementPicture]] = {}
+        self.touched: list[tuple[Side, str]] = []
+
+    def touch(self, side: Side, entitlement: str) -> None:
+        """The entitlement's book is about to change."""
+        pictures = self.before.setdefault(side.customer_id, {})
+        if entitlement not in pictures:
+            pictures[entitlement] = side.shown(entitlement, self.now)
+            self.touched.append((side, entitlement))
+
+    def add(self, side: Side, entries: Iterable[Entry]) -> None:
+        """These entries are booked at the customer."""
+        self.entries.setdefault(side.customer_id, []).extend(entries)
 
 
 class _Decision:
-    """One customer while its events are being decided. Books are opened as they are touched."""
+    """The customers while their events are being decided."""
 
     def __init__(self, loaded: Loaded, catalogue: Catalogue, timeline: int, usage_kept: timedelta) -> None:
         self._loaded = loaded
         self._catalogue = catalogue
         self._timeline = timeline
         self._usage_kept = usage_kept
-        head = loaded.head
-        self._customer_id = head.customer_id
-        self._number = head.posting_number
-        self._sequence = head.sequence
-        self._chain_head = head.chain_head
-        self._last = head.recorded_at
-        self._grants: dict[str, list[Grant]] = {}
-        for grant in loaded.grants:
-            self._grants.setdefault(grant.terms.entitlement, []).append(grant)
-        self._books: dict[str, Book] = {}
-        self._pictures: dict[str, EntitlementPicture] = {}
-        self._quiet: dict[str, int | None] = {}
-        for entitlement in sorted(loaded.accounts):
-            self._open(entitlement)
-        self._dirty: set[str] = set()
+        self._merges = loaded.merges
+        self._sides: dict[str, Side] = {}
         self._sources: dict[str, SourceState] = {}
-        self._seen: dict[UUID, bytes] = {}
+        self._awaiting: dict[str, list[Event]] = {key: list(events) for key, events in loaded.awaiting.items()}
+        self._seen: dict[tuple[str, UUID], bytes] = {}
         self._events: list[DecidedEvent] = []
         self._duplicates: list[int] = []
         self._refused: list[Refused] = []
-        self._postings: list[Posting] = []
-        self._changes: list[Change] = []
 
-    def take(self, place: int, told: Told) -> int:
-        """One event is decided. Returns how many transitions were due; above `DUE_MAX` nothing was done."""
-        known = told.known_hash or self._seen.get(told.key)
+    def take(self, place: int, told: Told) -> TooManyDue | None:
+        """One event is decided; or, where too much is due of a customer it touches, nothing was done."""
+        event = told.event
+        known = told.known_hash or self._seen.get((event.customer_id, told.key))
         if known is not None:
             if known == told.content_hash:
                 self._duplicates.append(place)
@@ -292,87 +273,104 @@ class _Decision:
                 self._refuse(
                     place, DeadLetterReason.CONFLICTING_CONTENT, "this id was applied before with other content"
                 )
-            return 0
-        refused = refusal(told.event, told.now, self._catalogue, self._usage_kept)
+            return None
+        refused = refusal(event, told.now, self._catalogue, self._usage_kept)
         if refused is not None:
             self._refuse(place, *refused)
-            return 0
-        now = told.now if self._last is None else max(told.now, self._last + _MICROSECOND)
-        count = self._count_due(now)
-        if count > DUE_MAX:
-            return count
-        if count:
-            now = max(now, self.book_due(now, count) + _MICROSECOND)
-        self._seen[told.key] = told.content_hash
-        self._last = now
-        if isinstance(told.event.fact, UsageRecorded):
-            self._use(place, told, told.event.fact, now)
+            return None
+        sides = self._touched_by(event)
+        now = max((side.last + MICROSECOND for side in sides if side.last is not None), default=told.now)
+        now = max(now, told.now)
+        for side in sides:
+            count = side.due(now)
+            if count > DUE_MAX:
+                return TooManyDue(customer_id=side.customer_id, count=count, now=told.now)
+        for side in sides:
+            count = side.due(now)
+            if count:
+                now = max(now, side.book_due(now, count, self._passed) + MICROSECOND)
+        self._seen[event.customer_id, told.key] = told.content_hash
+        self._side(event.customer_id).last = now
+        fact = event.fact
+        if isinstance(fact, UsageRecorded):
+            self._use(place, told, fact, now)
+        elif isinstance(fact, UsageReversed):
+            self._reverse(place, told, fact, now)
+        elif isinstance(fact, SourceFact):
+            self._fold(place, told, source_key(fact), now)
+        elif isinstance(fact, OfferReached):
+            self._reach(place, told, fact, now)
         else:
-            self._fold(place, told, now)
-        return count
+            msg = f"{type(fact).__name__} cannot be told from outside"
+            raise TypeError(msg)
+        return None
 
-    def book_due(self, now: datetime, at_most: int) -> datetime:
-        """Up to `at_most` due transitions are booked, a microsecond apart, just before `now` where there is room.
-
-        What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
-        next one begins is no loss of access. Returns the last instant used.
-        """
-        due = sorted(
-            (transition for book in self._books.values() for transition in book.due(now)),
-            key=_transition_order,
-        )[:at_most]
-        instant = now - len(due) * _MICROSECOND
-        if self._last is not None:
-            instant = max(instant, self._last + _MICROSECOND)
-        tells = {_moment(transition): place for place, transition in enumerate(due) if not transition.is_payment}
-        before: dict[tuple[str, datetime], EntitlementPicture] = {}
-        for place, transition in enumerate(due):
-            moment = _moment(transition)
-            was = before.setdefault(moment, self._picture(transition.entitlement, instant))
-            if transition.is_payment:
-                was = self._picture(transition.entitlement, instant)
-            self._pass(transition, instant, was if transition.is_payment or tells[moment] == place else None)
-            self._last = instant
-            instant += _MICROSECOND
-        return self._last or now
+    def book_due(self, customer_id: str, now: datetime, at_most: int) -> None:
+        """Up to `at_most` transitions of the customer are booked."""
+        self._side(customer_id).book_due(now, at_most, self._passed)
 
     def decided(self) -> Decided:
         """Everything that is to be written."""
-        accounts = []
-        grants: list[Grant] = []
-        for entitlement in sorted(self._dirty):
-            book = self._books[entitlement]
-            limit, used, held = shown_units(book, self._last or NEVER)
-            accounts.append(BookedAccount(account=book.account, limit=limit, used=used, held=held))
-            grants += book.touched_grants()
+        customers = {}
+        for customer_id in sorted(self._sides, key=str.encode):
+            side = self._sides[customer_id]
+            accounts, grants = side.booked()
+            customers[customer_id] = DecidedCustomer(
+                head=side.head(),
+                postings=tuple(side.postings),
+                changes=tuple(side.changes),
+                accounts=accounts,
+                grants=grants,
+            )
         return Decided(
-            head=CustomerHead(
-                customer_id=self._customer_id,
-                posting_number=self._number,
-                sequence=self._sequence,
-                chain_head=self._chain_head,
-                recorded_at=self._last,
-            ),
+            customers=customers,
             events=tuple(self._events),
             duplicates=tuple(self._duplicates),
             refused=tuple(self._refused),
-            postings=tuple(self._postings),
-            changes=tuple(self._changes),
-            accounts=tuple(accounts),
-            grants=tuple(grants),
             sources=self._sources,
         )
+
+    # -- customers --
+
+    def _side(self, customer_id: str) -> Side:
+        side = self._sides.get(customer_id)
+        if side is None:
+            side = Side(self._loaded.customers[customer_id], self._catalogue, self._timeline)
+            self._sides[customer_id] = side
+        return side
+
+    def _touched_by(self, event: Event) -> list[Side]:
+        """The customers whose books the event may change, in key order: those it names and those tied to them."""
+        ids = {event.customer_id}
+        fact = event.fact
+        if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
+            ids.add(fact.to_customer_id)
+        if isinstance(fact, SourceFact):
+            ids.add(self._loaded.claimants.get(source_key(fact), event.customer_id))
+        for customer_id in tuple(ids):
+            ids.update(self._side(customer_id).linked)
+        return [self._side(customer_id) for customer_id in sorted(ids, key=str.encode)]
+
+    def _link(self, customer_ids: Iterable[str]) -> None:
+        """These customers, and all that are tied to any of them, are tied to each other."""
+        tied = set(customer_ids)
+        for customer_id in tuple(tied):
+            tied.update(self._side(customer_id).linked)
+        if len(tied) > 1:
+            for customer_id in tied:
+                self._side(customer_id).linked = tuple(sorted(tied - {customer_id}, key=str.encode))
 
     # -- checks --
 
     def _refuse(self, place: int, reason: DeadLetterReason, message: str) -> None:
         self._refused.append(Refused(told=place, reason=reason, message=message))
 
-    # -- events --
+    # -- usage --
 
     def _use(self, place: int, told: Told, fact: UsageRecorded, now: datetime) -> None:
         entitlement = fact.entitlement
-        book = self._open(entitlement)
+        side = self._side(told.event.customer_id)
+        book = side.open(entitlement)
         counted_at = min(told.event.occurred_at, now)
         usage = UsageFact(
             usage_key=told.key,
@@ -380,95 +378,188 @@ class _Decision:
             units=fact.units,
             tie=usage_tie(told.event.event_source, told.event.event_id),
         )
-        before = {} if self._is_quiet(book, usage, now) else {entitlement: self._picture(entitlement, now)}
-        lines = book.use(usage, now)
-        self._changed(entitlement)
+        is_quiet = not side.linked and side.is_quiet(book, usage, now)
+        before = {} if is_quiet else {entitlement: side.shown(entitlement, now)}
+        entries = entries_of(book, book.use(usage, now), {})
+        side.is_changed(entitlement, keeps_quiet=is_quiet)
         self._keep(place, told, now, Outcome.APPLIED, counted_at)
-        entries = [Entry(entitlement=entitlement, line=line) for line in lines]
-        self._post(told.event, told.key, told.content_hash, now, entries, before)
+        if not side.linked:
+            side.post(told, now, entries, before)
+            return
+        effect = _Effect(now)
+        effect.before[side.customer_id] = before
+        effect.touched.append((side, entitlement))
+        effect.add(side, entries)
+        self._couple(effect)
+        self._post(told, effect)
 
-    def _fold(self, place: int, told: Told, now: datetime) -> None:
-        fact = told.event.fact
-        if not isinstance(fact, SourceFact):
-            msg = f"{type(fact).__name__} cannot be told from outside"
-            raise TypeError(msg)
-        key = source_key(fact)
-        if self._loaded.owners.get(key, self._customer_id) != self._customer_id:
+    def _reverse(self, place: int, told: Told, fact: UsageReversed, now: datetime) -> None:
+        event = told.event
+        side = self._side(event.customer_id)
+        book = side.open(fact.entitlement)
+        counted_at = min(event.occurred_at, now)
+        reversal = Reversal(
+            reversal_id=fact.reversal_id,
+            usage_key=event_key(fact.usage_event_source or event.event_source, fact.usage_event_id),
+            at=counted_at,
+            units=fact.units,
+            tie=usage_tie(event.event_source, event.event_id),
+        )
+        effect = _Effect(now)
+        effect.touch(side, fact.entitlement)
+        is_told_again = book.knows(reversal)
+        lines = book.reverse(reversal, now)
+        side.is_changed(fact.entitlement)
+        effect.add(side, entries_of(book, lines or (), {}))
+        self._couple(effect)
+        if is_told_again and not lines:
+            outcome = Outcome.DUPLICATE_FACT
+        elif lines is None:
+            outcome = Outcome.WAITING
+        else:
+            outcome = Outcome.APPLIED if lines else Outcome.NO_EFFECT
+        self._keep(place, told, now, outcome, counted_at)
+        self._post(told, effect)
+
+    # -- sources --
+
+    def _fold(self, place: int, told: Told, key: str, now: datetime) -> None:
+        event = told.event
+        claimant = self._loaded.claimants.get(key, event.customer_id)
+        state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState(claimant=claimant)
+        if not self._is_accepted(state, event):
+            self._awaiting.setdefault(key, []).append(event)
             self._keep(place, told, now, Outcome.AWAITING_TRANSFER)
             return
-        state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState()
-        folded = fold(state, told.event, key, self._catalogue)
+        folded = fold(state, event, key, self._catalogue, self._merges)
+        if isinstance(event.fact, PurchaseTransferred | SubscriptionTransferred):
+            folded = self._take_in(folded, key)
+            self._link(holding.customer_id for holding in owners_of(folded.state, self._merges))
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
-        before = {terms.grant_id: terms for terms in folded.before}
-        after = {terms.grant_id: terms for terms in folded.terms}
-        changed = [grant_id for grant_id in before.keys() | after.keys() if before.get(grant_id) != after.get(grant_id)]
-        if not changed:
-            return
-        entitlements = sorted(
-            {terms[grant_id].entitlement for terms in (before, after) for grant_id in changed if grant_id in terms}
-        )
-        pictures = {}
-        entries: list[Entry] = []
-        for entitlement in entitlements:
-            book = self._open(entitlement)
-            pictures[entitlement] = self._picture(entitlement, now)
-            old = _of(entitlement, before, changed)
-            new = _of(entitlement, after, changed)
-            self._quiet.pop(entitlement, None)
-            lines = book.set_terms(old, new, self._number + 1, now)
-            entries += _entries(entitlement, lines, new)
-            self._changed(entitlement)
-        self._post(told.event, told.key, told.content_hash, now, entries, pictures)
+        effect = _Effect(now)
+        self._book(folded, effect)
+        self._post(told, effect)
 
-    def _pass(self, transition: Transition, now: datetime, before: EntitlementPicture | None) -> None:
-        """The transition is booked, and told when `before`, the picture to compare with, is given."""
-        entitlement = transition.entitlement
-        book = self._books[entitlement]
-        self._quiet.pop(transition.entitlement, None)
-        lines = book.pass_transition(transition)
-        self._changed(entitlement)
-        event = self._transition_event(transition)
-        payload = fact_bytes(event.fact)
-        told = Told(
-            event=event,
-            key=event_key(event.event_source, event.event_id),
-            content_hash=content_hash(event, payload),
-            payload=payload,
-            now=now,
-        )
-        entries = [Entry(entitlement=entitlement, line=line) for line in lines]
-        pictures = {} if before is None else {entitlement: before}
-        if self._post(event, told.key, told.content_hash, now, entries, pictures):
-            self._keep(None, told, now, Outcome.APPLIED)
+    def _is_accepted(self, state: SourceState, event: Event) -> bool:
+        """Whether the fact is of a source of its customer's, past or present; or transfers it from or to one (RULES 9)."""
+        owners = {holding.customer_id for holding in owners_of(state, self._merges)}
+        if event.customer_id in owners:
+            return True
+        fact = event.fact
+        return isinstance(fact, PurchaseTransferred | SubscriptionTransferred) and fact.to_customer_id in owners
 
-    def _transition_event(self, transition: Transition) -> Event:
-        """The ledger's own event.
+    def _take_in(self, folded: Folded, key: str) -> Folded:
+        """Facts that waited for a transfer are folded as soon as their customer is among the owners."""
+        waiting = self._awaiting.get(key, [])
+        taken: list[Event] = []
+        state = folded.state
+        while True:
+            accepted = [event for event in waiting if event not in taken and self._is_accepted(state, event)]
+            if not accepted:
+                break
+            taken += accepted
+            state = refold(state, accepted, key, self._catalogue).state
+        if not taken:
+            return folded
+        self._awaiting[key] = [event for event in waiting if event not in taken]
+        after = refold(folded.state, taken, key, self._catalogue, self._merges, self._merges)
+        outcome = Outcome.APPLIED if after.terms != folded.before else folded.outcome
+        return Folded(state=after.state, before=folded.before, terms=after.terms, outcome=outcome)
 
-        Its id names the customer, what happens to which grant when, and the posting that set that.
+    def _reach(self, place: int, told: Told, fact: OfferReached, now: datetime) -> None:
+        key = fact.source_key
+        state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState()
+        folded = refold(state, (), key, self._catalogue, self._merges, self._merges)
+        self._sources[key] = folded.state
+        self._keep(place, told, now, folded.outcome)
+        effect = _Effect(now)
+        self._book(folded, effect)
+        self._post(told, effect)
+
+    def _book(self, folded: Folded, effect: _Effect) -> None:
+        """The difference of the terms is in the books of whoever holds the grants, givers before receivers."""
+        before, after = _by_customer(folded.before), _by_customer(folded.terms)
+        chain = [holding.customer_id for holding in owners_of(folded.state, self._merges)]
+        for customer_id in dict.fromkeys((*chain, *sorted(before))):
+            was, will = before.get(customer_id, {}), after.get(customer_id, {})
+            changed = [grant_id for grant_id in was.keys() | will.keys() if was.get(grant_id) != will.get(grant_id)]
+            if not changed:
+                continue
+            side = self._side(customer_id)
+            entitlements = sorted(
+                {terms[grant_id].entitlement for terms in (was, will) for grant_id in changed if grant_id in terms}
+            )
+            for entitlement in entitlements:
+                book = side.open(entitlement)
+                effect.touch(side, entitlement)
+                old = self._with_units(side, _of(entitlement, was, changed))
+                new = self._with_units(side, _of(entitlement, will, changed))
+                lines = book.set_terms(old, new, book.posting, effect.now)
+                effect.add(side, entries_of(book, lines, new))
+                side.is_changed(entitlement)
+        self._couple(effect)
+
+    def _with_units(self, side: Side, terms: dict[UUID, GrantTerms]) -> dict[UUID, GrantTerms]:
+        """The terms of children by transfer with the units that are booked of them: their source does not know them."""
+        return {
+            grant_id: msgspec.structs.replace(one, amount=booked.terms.amount)
+            if one.receives_from_another and (booked := side.open(one.entitlement).grants.get(grant_id)) is not None
+            else one
+            for grant_id, one in terms.items()
+        }
+
+    def _couple(self, effect: _Effect) -> None:
+        """What moved between customers is as many units at the receiver as left the giver, through any chain of them.
+
+        Each round goes on to a later instant, so it ends with the last transfer.
         """
-        name = (
-            self._customer_id,
-            transition.kind,
-            str(transition.grant_id),
-            transition.place[0].isoformat(timespec="microseconds"),
-            transition.place[1],
-            str(transition.set_by),
-        )
-        return Event(
-            event_source=_LEDGER,
-            event_id=str(uuid5(_TRANSITION_NAMESPACE, "\0".join(name))),
-            customer_id=self._customer_id,
-            occurred_at=transition.place[0],
-            fact=TransitionsDue(
-                entitlement=transition.entitlement,
-                instant=transition.place[0],
-                kind=transition.kind,
-                grant_id=transition.grant_id,
-            ),
-        )
+        for side, entitlement in effect.touched:
+            for grant in list(side.books[entitlement].grants.values()):
+                terms = grant.terms
+                if terms.moves_to is None or terms.amount is None or terms.rolls_into is None:
+                    continue
+                if grant.phase is Phase.VOID:
+                    continue
+                receiver = self._side(terms.moves_to)
+                book = receiver.open(entitlement)
+                child = book.grants.get(terms.rolls_into)
+                if child is None:
+                    if book.history is None:
+                        raise HistoryNeeded(entitlement, receiver.customer_id)
+                    continue
+                if child.terms.amount == grant.moved:
+                    continue
+                effect.touch(receiver, entitlement)
+                old = {terms.rolls_into: child.terms}
+                new = {terms.rolls_into: msgspec.structs.replace(child.terms, amount=grant.moved)}
+                lines = book.set_terms(old, new, book.posting, effect.now)
+                effect.add(receiver, entries_of(book, lines, new))
+                receiver.is_changed(entitlement)
+                # Its own children may have changed by that, also where it was looked at before.
+                effect.touched.append((receiver, entitlement))
 
-    # -- postings and changes --
+    # -- keeping and posting --
+
+    def _passed(self, customer_id: str, transition: Transition, told: Told, is_posted: bool) -> None:  # noqa: FBT001 - a callback
+        """A transition was booked: it takes an inbox row, and what moved with it to another customer is booked there."""
+        if is_posted:
+            self._keep(None, told, told.now, Outcome.APPLIED)
+        side = self._sides[customer_id]
+        if side.linked:
+            effect = _Effect(told.now)
+            effect.touched.append((side, transition.entitlement))
+            self._couple(effect)
+            self._post(told, effect)
+
+    def _post(self, told: Told, effect: _Effect) -> None:
+        """One posting for each customer that the event did something to."""
+        for customer_id in sorted(effect.before.keys() | effect.entries.keys(), key=str.encode):
+            side = self._sides[customer_id]
+            entries = effect.entries.get(customer_id, ())
+            is_posted = side.post(told, effect.now, entries, effect.before.get(customer_id, {}))
+            if is_posted and (side.last is None or side.last < effect.now):
+                side.last = effect.now
 
     def _keep(
         self, place: int | None, told: Told, now: datetime, outcome: Outcome, counted_at: datetime | None = None
@@ -486,144 +577,20 @@ class _Decision:
             )
         )
 
-    def _post(
-        self,
-        event: Event,
-        key: UUID,
-        hashed: bytes,
-        now: datetime,
-        entries: Sequence[Entry],
-        before: Mapping[str, EntitlementPicture],
-    ) -> bool:
-        """A posting is made of the entries, and every entitlement that differs is told. False when there is neither."""
-        differing = []
-        for entitlement, was in before.items():
-            shown = self._picture(entitlement, now)
-            kinds = _kinds(was, shown)
-            self._books[entitlement].level = shown.level
-            if kinds:
-                differing.append((entitlement, was, shown, kinds))
-        if not entries and not differing:
-            return False
-        self._number += 1
-        self._chain_head = posting_hash(
-            self._chain_head,
-            self._customer_id,
-            self._number,
-            key,
-            hashed,
-            now,
-            self._catalogue.version,
-            RULES_VERSION,
-            entries,
-        )
-        self._postings.append(
-            Posting(
-                number=self._number,
-                event_key=key,
-                content_hash=hashed,
-                recorded_at=now,
-                catalogue_version=self._catalogue.version,
-                rules_version=RULES_VERSION,
-                entries=tuple(entries),
-                hash=self._chain_head,
-            )
-        )
-        for entitlement, was, shown, kinds in differing:
-            self._tell(event, now, entitlement, was, shown, kinds, entries)
-        return True
-
-    def _tell(
-        self,
-        event: Event,
-        now: datetime,
-        entitlement: str,
-        was: EntitlementPicture,
-        shown: EntitlementPicture,
-        kinds: tuple[str, ...],
-        entries: Iterable[Entry],
-    ) -> None:
-        self._sequence += 1
-        lines = [entry.line for entry in entries if entry.entitlement == entitlement]
-        name = f"{self._customer_id}\0{self._timeline}\0{self._sequence}"
-        self._changes.append(
-            Change(
-                change_id=uuid5(_CHANGE_NAMESPACE, name),
-                customer_id=self._customer_id,
-                timeline=self._timeline,
-                sequence=self._sequence,
-                entitlement=entitlement,
-                kinds=kinds,
-                before=was,
-                after=shown,
-                cause=Cause(
-                    event_source=event.event_source,
-                    event_id=event.event_id,
-                    type=type(event.fact).__name__,
-                    occurred_at=event.occurred_at,
-                ),
-                effective_at=min((line.at for line in lines if line.units), default=event.occurred_at),
-                recorded_at=now,
-                posting=self._number,
-                posting_hash=self._chain_head,
-                correction=any(line.units < 0 for line in lines),
-            )
-        )
-
-    # -- books --
-
-    def _open(self, entitlement: str) -> Book:
-        book = self._books.get(entitlement)
-        if book is None:
-            account = self._loaded.accounts.get(entitlement) or Account(entitlement=entitlement)
-            book = Book(
-                self._catalogue.entitlements[entitlement],
-                account,
-                self._grants.get(entitlement, ()),
-                self._loaded.histories.get(entitlement),
-            )
-            self._books[entitlement] = book
-        return book
-
-    def _picture(self, entitlement: str, at: datetime) -> EntitlementPicture:
-        found = self._pictures.get(entitlement)
-        if found is None:
-            book = self._books[entitlement]
-            found = self._pictures[entitlement] = picture(book, at)
-        return found
-
-    def _changed(self, entitlement: str) -> None:
-        self._dirty.add(entitlement)
-        self._pictures.pop(entitlement, None)
-
-    def _is_quiet(self, book: Book, usage: UsageFact, now: datetime) -> bool:
-        """Whether the usage is known to leave nothing to tell; the room for that is kept between steps."""
-        entitlement = book.entitlement.key
-        if not book.follows(usage):
-            self._quiet.pop(entitlement, None)
-            return False
-        if entitlement not in self._quiet:
-            self._quiet[entitlement] = quiet_units(book, now)
-        room = self._quiet[entitlement]
-        if room is None:
-            return True
-        if usage.units > room:
-            del self._quiet[entitlement]
-            return False
-        self._quiet[entitlement] = room - usage.units
-        return True
-
-    def _count_due(self, now: datetime) -> int:
-        return sum(len(book.due(now)) for book in self._books.values())
-
 
 def _units_given(fact: Fact, catalogue: Catalogue) -> int:
     """The most units that the lines or items of a fact can give, whichever version of each offer is in force."""
     match fact:
         case PurchaseCompleted():
             quantities = [(line.sku, line.quantity) for line in fact.lines]
-        case SubscriptionActivated() | SubscriptionRenewed():
+        case (
+            SubscriptionTrialStarted() | SubscriptionTrialConverted() | SubscriptionActivated() | SubscriptionRenewed()
+        ):
             quantities = [(item.sku, item.quantity) for item in fact.items]
+        case SubscriptionAddOnAdded():
+            quantities = [(fact.item.sku, fact.item.quantity)]
+        case SubscriptionPlanChanged():
+            quantities = [(fact.sku, fact.quantity or 1)]
         case _:
             return 0
     return sum(
@@ -636,12 +603,11 @@ def _units_given(fact: Fact, catalogue: Catalogue) -> int:
     )
 
 
-def _moment(transition: Transition) -> tuple[str, datetime]:
-    return transition.entitlement, transition.place[0]
-
-
-def _transition_order(transition: Transition) -> tuple[datetime, str, str]:
-    return (*transition.place, transition.entitlement)
+def _by_customer(held: Iterable[Held]) -> dict[str, dict[UUID, GrantTerms]]:
+    found: dict[str, dict[UUID, GrantTerms]] = {}
+    for one in held:
+        found.setdefault(one.customer_id, {})[one.terms.grant_id] = one.terms
+    return found
 
 
 def _of(entitlement: str, terms: Mapping[UUID, GrantTerms], changed: Iterable[UUID]) -> dict[UUID, GrantTerms]:
@@ -650,45 +616,3 @@ def _of(entitlement: str, terms: Mapping[UUID, GrantTerms], changed: Iterable[UU
         for grant_id in changed
         if grant_id in terms and terms[grant_id].entitlement == entitlement
     }
-
-
-def _entries(entitlement: str, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]) -> list[Entry]:
-    """Lines as entries.
-
-    Each grant's new terms go with a line of its `granted`, added with no units where there is none.
-    """
-    left = dict(new)
-    entries = []
-    for line in lines:
-        terms = None
-        if line.kind is Kind.GRANTED and line.units > 0 and line.grant_id is not None:
-            terms = left.pop(line.grant_id, None)
-        entries.append(Entry(entitlement=entitlement, line=line, terms=terms))
-    for grant_id in sorted(left, key=_uuid_bytes):
-        terms = left[grant_id]
-        line = Line(Kind.GRANTED, terms.effective_at, grant_id, None, None, 0)
-        entries.append(Entry(entitlement=entitlement, line=line, terms=terms))
-    return entries
-
-
-def _uuid_bytes(value: UUID) -> bytes:
-    return value.bytes
-
-
-_DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
-    ("access", lambda shown: shown.allowed),
-    ("allocation", lambda shown: shown.allocated),
-    ("limit", lambda shown: (shown.limit, shown.unlimited)),
-    ("value", lambda shown: shown.value),
-    ("end", lambda shown: shown.expires_at),
-    ("state", lambda shown: shown.state),
-    ("holders", lambda shown: shown.holders),
-    ("level", lambda shown: shown.level or 0),
-    ("overage", lambda shown: not shown.overage),
-    ("debt", lambda shown: not shown.debt),
-)
-"""What is told when it differs (RULES 32), each with what is compared; the names are the `kinds` of a change."""
-
-
-def _kinds(was: EntitlementPicture, shown: EntitlementPicture) -> tuple[str, ...]:
-    return tuple(name for name, compared in _DIFFERENCES if compared(was) != compared(shown))

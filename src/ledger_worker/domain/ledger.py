@@ -30,6 +30,7 @@ __all__ = [
     "Origin",
     "Phase",
     "Posting",
+    "Reversal",
     "Suspension",
     "UsageFact",
     "posting_hash",
@@ -56,6 +57,8 @@ class Kind(StrEnum):
     FORGIVE = "forgive"
     PAY_DEBT = "pay_debt"
     PAY_OVERAGE = "pay_overage"
+    MOVE = "move"
+    RECEIVE = "receive"
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,8 @@ EFFECTS = {
     Kind.FORGIVE: Effect(used=-1, revoked=1, used_total=-1, forgiven=1),
     Kind.PAY_DEBT: Effect(available=-1, used=1, debt=-1, used_total=1),
     Kind.PAY_OVERAGE: Effect(available=-1, used=1, overage=-1, used_total=1),
+    Kind.MOVE: Effect(available=-1, moved=1),
+    Kind.RECEIVE: Effect(granted=1, available=1),
 }
 
 
@@ -154,8 +159,8 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited; of a child with units
     it is 0, for what it has it receives from its parent. `period_end` is the end of the paid period without leeway. Cuts and
     suspensions stand in order of their instants. What is left at the end goes into the grant `rolls_into`, where there is
-    one, so that the children of one period get at most `rollover_max` together (None: all goes). `root_at` is when the
-    root of a child began.
+    one: of this customer, so that the children of one period get at most `rollover_max` together, or all of it of the
+    customer `moves_to`. `root_at` is when the root of a child began.
     """
 
     grant_id: UUID
@@ -179,7 +184,13 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     root_at: datetime | None = None
     rolls_into: UUID | None = None
     rollover_max: int | None = None
+    moves_to: str | None = None
     regrants: bool = False
+
+    @property
+    def receives_from_another(self) -> bool:
+        """Whether its units come from another customer's grant: how many only that one's settlement knows."""
+        return self.origin is Origin.TRANSFER and self.amount is not None
 
 
 class UsageFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +199,16 @@ class UsageFact(msgspec.Struct, frozen=True, kw_only=True):
     usage_key: UUID
     at: datetime
     units: int
+    tie: str
+
+
+class Reversal(msgspec.Struct, frozen=True, kw_only=True):
+    """A reversal as settlement sees it: of the usage `usage_key`, `units` (None: all) from `at`; `tie` orders them."""
+
+    reversal_id: str
+    usage_key: UUID
+    at: datetime
+    units: int | None
     tie: str
 
 
@@ -216,7 +237,10 @@ class Debt(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant as booked: its terms, phase, counters, and the number of the posting that last set its terms."""
+    """A grant as booked: its terms, phase, counters, and the number of the posting that last set its terms.
+
+    `short` is over-allocation: what changes of plan or quantity took back and could not take because it was used.
+    """
 
     terms: GrantTerms
     phase: Phase
@@ -228,6 +252,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     expired: int = 0
     revoked: int = 0
     moved: int = 0
+    short: int = 0
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +260,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order;
     `overage_since` is overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
-    `next_transition_at` is the first instant after that at which something happens by itself.
+    `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox keys
+    of usage that was reversed before it was told.
     """
 
     entitlement: str
@@ -251,6 +277,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     last_end: datetime | None = None
     level: int | None = None
     next_transition_at: datetime | None = None
+    waiting: tuple[UUID, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,7 +289,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Posting(msgspec.Struct, frozen=True, kw_only=True):
-    """The entries that one event causes for one customer, as a link of the customer's hash chain."""
+    """The entries that one event causes for one customer, as a link of the customer's hash chain.
+
+    `told_to` is the customer as sent where that is another one.
+    """
 
     number: int
     event_key: UUID
@@ -272,6 +302,7 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     rules_version: int
     entries: tuple[Entry, ...]
     hash: bytes
+    told_to: str | None = None
 
 
 _CHAIN_ENCODER = msgspec.msgpack.Encoder(order="sorted")

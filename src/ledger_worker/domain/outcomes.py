@@ -22,6 +22,8 @@ class Outcome(StrEnum):
     """A new event id tells again, with the same content, what the source already knows under the same business key."""
     WAITING = "waiting"
     """Kept and folded as soon as what it speaks of is told (a refund of an order nobody has told yet)."""
+    CONTRADICTED = "contradicted"
+    """Kept, and folded whenever its source is, but what is told beside it rules it out (a pause over before it began)."""
     NO_OFFER = "no_offer"
     """At least one SKU had no offer in force; its other lines were granted."""
     NO_PERIOD = "no_period"

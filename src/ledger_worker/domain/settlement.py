@@ -1,14 +1,18 @@
 """Settlement: which usage is covered by which grant, and what cuts and endings take.
 
 For one customer and entitlement a `Book` runs through time once. Happenings go in the order of RULES 2: at one instant
-ends, begins, cuts, payment of debt, then usage by (event source, event id). Each moves units by lines, and the sum of
-its lines is what the book counts.
+ends (with what goes on in a child), begins, suspensions and lifts, cuts, payment of debt, then usage by (event source,
+event id). Each moves units by lines, and the sum of its lines is what the book counts.
 
 The same run serves three ways. *Advance*: a happening behind everything settled so far takes one step on the stored
 book. *Settle again*: a happening that lies before the book's position starts a run from nothing over all terms and all
 usage; the difference between its lines and the booked ones, line by line, is what is booked (RULES 3). *Look ahead*: a
 read runs what is due on a book that is never stored. Which of the first two is taken depends on the book alone, never
-on how events were batched, and both end in the same book: settling is a function of terms and usage.
+on how events were batched, and both end in the same book: settling is a function of terms, usage and reversals.
+
+Usage that was reversed burns only what is left of it. The reversed units would have burnt last, so the grants that
+would have covered them are known; where they have ended and their offer says so, a run makes a child of what came back
+and was not needed (RULES 17). Such a child is the one kind of grant that no source names.
 
 A step that needs the account's history (all grants, usage and booked lines) and has none raises `HistoryNeeded`; the
 caller loads it and decides the customer anew.
@@ -17,6 +21,7 @@ caller loads it and decides the customer anew.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from heapq import heapify, heappop, heappush
 from uuid import UUID
 
 import msgspec
@@ -32,36 +37,47 @@ from ledger_worker.domain.ledger import (
     GrantTerms,
     Kind,
     Line,
+    Origin,
     Phase,
+    Reversal,
+    Suspension,
     UsageFact,
     precedence,
 )
+from ledger_worker.domain.stretches import child_id
+from ledger_worker.domain.told import Latest
 
-__all__ = ["Book", "BookedGrant", "History", "HistoryNeeded", "Transition", "is_suspended", "usage_tie"]
+__all__ = ["Book", "BookedGrant", "History", "HistoryNeeded", "Transition", "is_open", "is_suspended", "usage_tie"]
 
-_END, _BEGIN, _CUT, _PAY, _USE = "0", "2", "4", "5", "7"
+_END, _BEGIN, _SUSPEND, _CUT, _PAY, _USE = "0", "2", "3", "4", "5", "7"
 _AFTER_ALL = "8"
-_KINDS = {_END: "end", _BEGIN: "begin", _CUT: "cut", _PAY: "pay"}
-"""Ranks within one instant (RULES 2); 1, 3 and 6 are roll-overs, suspensions and ends of holds."""
+_LIFT_SUFFIX = "/lift"
+_KINDS = {_END: "end", _BEGIN: "begin", _SUSPEND: "suspend", _CUT: "cut", _PAY: "pay"}
+"""Ranks within one instant (RULES 2); 6 is for the ends of holds."""
 
 Place = tuple[datetime, str]
 """Where a happening stands in a run: its instant, then rank and tie as one string."""
 
 
 class HistoryNeeded(Exception):
-    """The step reaches behind what is loaded; `entitlement` names the account whose history is needed."""
+    """The step reaches behind what is loaded: the account's history is needed."""
 
-    def __init__(self, entitlement: str) -> None:
-        super().__init__(entitlement)
+    def __init__(self, entitlement: str, customer_id: str) -> None:
+        super().__init__(customer_id, entitlement)
         self.entitlement = entitlement
+        self.customer_id = customer_id
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an account ever saw: all its grants, all usage, and its booked lines summed by identity."""
+    """Everything an account ever saw.
+
+    All its grants, all usage, all reversals of usage in their order, and its booked lines summed by identity.
+    """
 
     grants: tuple[Grant, ...]
     usage: tuple[UsageFact, ...]
     lines: tuple[Line, ...]
+    reversals: tuple[Reversal, ...] = ()
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +91,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> str:
         """What happens, as a word."""
-        return _KINDS[self.place[1][0]]
+        return "lift" if self.place[1].endswith(_LIFT_SUFFIX) else _KINDS[self.place[1][0]]
 
     @property
     def is_payment(self) -> bool:
@@ -86,7 +102,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 class BookedGrant(msgspec.Struct):
     """A grant while a book is open: like `ledger.Grant`, and changing.
 
-    `burns` is every use it covers, in order; None where the grant was loaded with some, which only a history tells.
+    `burns` is every use it covers, in order, each with its number among all of the run; None where the grant was loaded
+    with some, which only a history tells. `returned` are the units that reversals gave back, in a run.
     """
 
     terms: GrantTerms
@@ -99,8 +116,15 @@ class BookedGrant(msgspec.Struct):
     expired: int = 0
     revoked: int = 0
     moved: int = 0
+    short: int = 0
     order: tuple[bool, int, datetime, int, datetime, bytes] | None = None
-    burns: list[tuple[UUID, int]] | None = None
+    burns: list[tuple[int, UUID, int]] | None = None
+    returned: list[tuple[Reversal, int]] | None = None
+
+    @property
+    def is_empty_child(self) -> bool:
+        """Whether it is a child that received nothing: there as a place for units, and no right of its own."""
+        return self.terms.parent is not None and self.terms.amount is not None and not self.granted
 
     def value(self) -> Grant:
         """The grant as a value to be stored."""
@@ -115,6 +139,7 @@ class BookedGrant(msgspec.Struct):
             expired=self.expired,
             revoked=self.revoked,
             moved=self.moved,
+            short=self.short,
         )
 
 
@@ -127,7 +152,8 @@ class Book:
     """One customer's account of one entitlement while it is being settled.
 
     Made from the stored account and its open grants; lives for one decision or one read. `history` is set when the
-    account's whole past was loaded.
+    account's whole past was loaded. `posting` is the number of the posting that the next step will be in, and `made` are
+    the terms of the children that settling made, until the caller has taken them.
     """
 
     def __init__(
@@ -139,10 +165,18 @@ class Book:
     ) -> None:
         self.entitlement = entitlement
         self.history = history
+        self.customer_id = ""
+        self.posting = 0
         self.new_usage: list[UsageFact] = []
+        self.new_reversals: list[Reversal] = []
         self.new_lines: list[Line] = []
         self.touched: set[UUID] = set()
+        self.made: dict[UUID, GrantTerms] = {}
+        self._burnt = 0
+        self._coming: list[tuple[Place, int, BookedGrant | UsageFact]] = []
+        self._reversed: dict[UUID, list[Reversal]] = {}
         self.place: Place | None
+        self.waiting: tuple[UUID, ...]
         self._restore(account, grants if history is None else history.grants)
 
     # -- what decisions and pictures read --
@@ -164,6 +198,7 @@ class Book:
             last_end=self.last_end,
             level=self.level,
             next_transition_at=self.next_transition_at,
+            waiting=self.waiting,
         )
 
     def due(self, until: datetime) -> list[Transition]:
@@ -198,18 +233,43 @@ class Book:
         minutes overtake each other cost no run.
         """
         place = (usage.at, _USE + usage.tie)
+        if usage.usage_key in self.waiting:
+            self._require_history()
+            self.waiting = tuple(key for key in self.waiting if key != usage.usage_key)
+            self.new_usage.append(usage)
+            return self._settle_again(_all_of(until))
         if not self.follows(usage):
             if self._could_be_last(usage):
                 self.new_usage.append(usage)
                 self.active[0].burns = None  # no longer in order; whoever needs them settles again
                 return self._booked(self._burn(usage))
-            if self.history is None:
-                raise HistoryNeeded(self.entitlement.key)
+            self._require_history()
             self.new_usage.append(usage)
             return self._settle_again(_all_of(until))
         self.new_usage.append(usage)
         self.place = place
         return self._booked(self._burn(usage))
+
+    def reverse(self, reversal: Reversal, until: datetime) -> list[Line] | None:
+        """The named usage is smaller by what is reversed of it, and the account is settled again.
+
+        None where the usage was not told yet: then the reversal waits for it. Reversals keep their order by the instant
+        at which they count, event source and event id; of one reversal id the last counts (RULES 8, 17).
+        """
+        history = self._require_history()
+        self.new_reversals.append(reversal)
+        known = {usage.usage_key for usage in (*history.usage, *self.new_usage)}
+        if reversal.usage_key not in known:
+            if reversal.usage_key not in self.waiting:
+                self.waiting = tuple(sorted((*self.waiting, reversal.usage_key), key=_uuid_bytes))
+            return None
+        return self._settle_again(_all_of(until))
+
+    def knows(self, reversal: Reversal) -> bool:
+        """Whether a reversal of that id and content was told before; needs the history."""
+        told = (*self._require_history().reversals, *self.new_reversals)
+        content = (reversal.reversal_id, reversal.usage_key, reversal.units)
+        return any((one.reversal_id, one.usage_key, one.units) == content for one in told)
 
     def pass_transition(self, transition: Transition) -> list[Line]:
         """One due transition is booked; they must be passed in order. No lines when nothing comes of it."""
@@ -235,8 +295,7 @@ class Book:
         """
         is_unloaded = self.history is None and any(grant_id not in self.grants for grant_id in before)
         if is_unloaded or self._reaches_back(before, after):
-            if self.history is None:
-                raise HistoryNeeded(self.entitlement.key)
+            self._require_history()
             self._put_terms(before, after, posting)
             return self._settle_again(_all_of(until))
         lines = self._put_terms(before, after, posting)
@@ -280,6 +339,7 @@ class Book:
         self.overage_since = list(account.overage_since)
         self.last_end = account.last_end
         self.level = account.level
+        self.waiting = account.waiting
         self._next_transition_at = account.next_transition_at
         self._is_ahead_known = True
         self.grants: dict[UUID, BookedGrant] = {}
@@ -296,6 +356,7 @@ class Book:
                 grant.expired,
                 grant.revoked,
                 grant.moved,
+                grant.short,
             )
             if not grant.used:
                 booked.burns = []
@@ -339,8 +400,11 @@ class Book:
         tie = terms.grant_id.hex
         places = [(terms.effective_at, _BEGIN + tie), (terms.effective_at, _PAY + tie)]
         if terms.expires_at is not None:
-            places.append((terms.expires_at, _END + tie))
-        places += [_cut_place(terms, cut) for cut in terms.cuts]
+            places.append((terms.expires_at, f"{_END}{terms.generation:03}{tie}"))
+        for cut in terms.cuts:
+            places.append(_cut_place(terms, cut))
+        for suspension in terms.suspensions:
+            places += _suspension_places(terms, suspension)
         return places
 
     def _transition(self, place: Place, grant: BookedGrant) -> Transition:
@@ -376,11 +440,11 @@ class Book:
         )
 
     def _uncovers(self, terms: GrantTerms) -> bool:
-        """Whether a cut yet to come takes units back that were used: that needs each burn."""
+        """Whether a cut yet to come takes units back that were used or went on: that needs the whole lineage."""
         grant = self.grants.get(terms.grant_id)
         return (
             grant is not None
-            and grant.used > 0
+            and grant.used + grant.moved > 0
             and any(
                 cut.policy is CutPolicy.FULL_WITH_DEBT and (self.place is None or _cut_place(terms, cut) > self.place)
                 for cut in terms.cuts
@@ -404,6 +468,10 @@ class Book:
             self.grants[grant_id] = grant
             if grant.phase is Phase.VOID:
                 grant.phase = Phase.PENDING
+            if _receives(terms):
+                grant.terms = terms
+                self._is_set(grant, posting)
+                continue
             counts_alike = (grant.terms.amount is None) == (terms.amount is None)
             if grant.terms.effective_at == terms.effective_at and counts_alike:
                 lines += self._grant_units(grant, terms, (terms.amount or 0) - grant.granted)
@@ -413,12 +481,15 @@ class Book:
                 lines += self._grant_units(grant, grant.terms, -grant.granted)
                 grant.terms = terms
                 lines += self._grant_units(grant, terms, terms.amount or 0)
-            grant.set_by = posting
-            if grant.phase is Phase.ACTIVE:
-                grant.order = precedence(terms)
-                self.active.sort(key=_burning_order)
-            self.touched.add(grant_id)
+            self._is_set(grant, posting)
         return lines
+
+    def _is_set(self, grant: BookedGrant, posting: int) -> None:
+        grant.set_by = posting
+        if grant.phase is Phase.ACTIVE:
+            grant.order = precedence(grant.terms)
+            self.active.sort(key=_burning_order)
+        self.touched.add(grant.terms.grant_id)
 
     def _grant_units(self, grant: BookedGrant, terms: GrantTerms, units: int) -> list[Line]:
         if not units:
@@ -434,6 +505,9 @@ class Book:
             return self._end(grant, at)
         if rank == _PAY:
             return self._pay(grant, at)
+        if rank == _SUSPEND:
+            self.touched.add(grant.terms.grant_id)
+            return []
         cut_id = place[1].partition("/")[2]
         return self._cut(grant, next(cut for cut in grant.terms.cuts if cut.cut_id == cut_id and cut.at == at))
 
@@ -447,82 +521,192 @@ class Book:
         return []
 
     def _end(self, grant: BookedGrant, at: datetime) -> list[Line]:
+        """What is available goes on in a child, as far as there is one and room in it, and else expires."""
         grant.phase = Phase.ENDED
         self.active = [other for other in self.active if other is not grant]
         self.touched.add(grant.terms.grant_id)
         self.last_end = at
         self._new_stretch(at)
-        return [self._move(Kind.EXPIRE, at, grant, grant.available)] if grant.available else []
+        lines: list[Line] = []
+        if grant.available and grant.terms.rolls_into is not None:
+            lines += self._go_on(grant, at)
+        if grant.available and grant.returned:
+            lines += self._grant_again(grant, at)
+        if grant.available:
+            lines.append(self._move(Kind.EXPIRE, at, grant, grant.available))
+        return lines
+
+    def _go_on(self, grant: BookedGrant, at: datetime) -> list[Line]:
+        """Roll-over into a child of this book, or a transfer to a child in another customer's."""
+        terms = grant.terms
+        if terms.rolls_into is None:
+            return []
+        if terms.rollover_max is None:
+            return [self._move(Kind.MOVE, at, grant, grant.available, None, f"to/{terms.rolls_into}")]
+        child = self.grants.get(terms.rolls_into)
+        if child is None:
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+        siblings = sum(other.granted for other in self.grants.values() if _are_siblings(other.terms, child.terms))
+        units = min(grant.available, terms.rollover_max - siblings)
+        return self._hand_on(grant, child, units, at) if units > 0 else []
+
+    def _hand_on(self, grant: BookedGrant, child: BookedGrant, units: int, at: datetime) -> list[Line]:
+        return [
+            self._move(Kind.MOVE, at, grant, units, None, f"to/{child.terms.grant_id}"),
+            self._move(Kind.RECEIVE, at, child, units),
+        ]
+
+    def _grant_again(self, grant: BookedGrant, at: datetime) -> list[Line]:
+        """Units that came back by reversals told at or after the end are granted once more from there (RULES 17)."""
+        lines: list[Line] = []
+        terms = grant.terms
+        for reversal, returned in sorted(grant.returned or (), key=_by_reversal):
+            units = min(returned, grant.available)
+            if not units or reversal.at < at:
+                continue
+            child_terms = msgspec.structs.replace(
+                terms,
+                grant_id=child_id(terms.grant_id, Origin.REGRANT, reversal.reversal_id),
+                amount=0,
+                effective_at=reversal.at,
+                expires_at=reversal.at + (at - terms.effective_at),
+                period_end=None,
+                cuts=(),
+                suspensions=(),
+                parent=terms.grant_id,
+                origin=Origin.REGRANT,
+                root_at=terms.root_at or terms.effective_at,
+                rolls_into=None,
+                rollover_max=None,
+            )
+            child = self.grants.get(child_terms.grant_id)
+            if child is None:
+                child = self.grants[child_terms.grant_id] = BookedGrant(
+                    child_terms, Phase.PENDING, self.posting, burns=[]
+                )
+                for place in self._places(child_terms):
+                    heappush(self._coming, (place, -len(self.grants), child))
+            lines += self._hand_on(grant, child, units, at)
+        return lines
 
     def _pay(self, grant: BookedGrant, at: datetime) -> list[Line]:
-        """What is owed is paid by the grant that begins, the oldest first (RULES 15)."""
+        """What is owed is paid by the grant that begins, the oldest first; by a child as by its root (RULES 15)."""
         lines: list[Line] = []
-        while self.owed and (grant.available or grant.terms.amount is None):
-            owed = self.owed[0]
+        root_at = grant.terms.root_at
+        left: list[Debt] = []
+        for owed in self.owed:
             units = owed.units if grant.terms.amount is None else min(owed.units, grant.available)
+            if not units or (root_at is not None and owed.at > root_at):
+                left.append(owed)
+                continue
             kind = Kind.PAY_OVERAGE if owed.cut_id is None else Kind.PAY_DEBT
             lines.append(self._move(kind, at, grant, units, owed.usage_key, owed.cut_id))
-            if grant.burns is not None:
-                grant.burns.append((owed.usage_key, units))
+            self._covers(grant, owed.usage_key, units)
             if owed.cut_id is None:
                 self._shrink_stretch(owed.at, units)
-            if units == owed.units:
-                self.owed.pop(0)
-            else:
-                self.owed[0] = Debt(owed.at, owed.usage_key, owed.cut_id, owed.units - units)
+            if units < owed.units:
+                left.append(Debt(owed.at, owed.usage_key, owed.cut_id, owed.units - units))
+        self.owed = left
         return lines
+
+    def _covers(self, grant: BookedGrant, usage_key: UUID, units: int) -> None:
+        if grant.burns is not None:
+            self._burnt += 1
+            grant.burns.append((self._burnt, usage_key, units))
 
     def _cut(self, grant: BookedGrant, cut: Cut) -> list[Line]:
-        """A cut takes what is available.
+        """A cut takes what is available of the grant and then of its children.
 
-        By `full_with_debt` then what expired, then what was used, the latest first.
+        By `full_with_debt` then what expired of them, then what was used, the latest first. What a plan's cut cannot
+        take is over-allocation.
         """
-        lines: list[Line] = []
         self.touched.add(grant.terms.grant_id)
-        left = cut.units
-        taken = min(left, grant.available)
-        if taken:
-            lines.append(self._move(Kind.REVOKE, cut.at, grant, taken, None, cut.cut_id))
-            left -= taken
+        left = self._asked(grant, cut)
+        lineage = self._lineage(grant)
+        lines: list[Line] = []
+        for one in lineage:
+            taken = min(left, one.available)
+            if taken:
+                lines.append(self._move(Kind.REVOKE, cut.at, one, taken, None, cut.cut_id))
+                left -= taken
+        if cut.policy in {CutPolicy.SHRINK, CutPolicy.OPENING}:
+            grant.short += left
         if cut.policy is not CutPolicy.FULL_WITH_DEBT:
             return lines
-        taken = min(left, grant.expired)
-        if taken:
-            lines.append(self._move(Kind.REVOKE_EXPIRED, cut.at, grant, taken, None, cut.cut_id))
-            left -= taken
-        if left and grant.used:
-            lines += self._uncover(grant, cut, left)
+        for one in lineage:
+            taken = min(left, one.expired)
+            if taken:
+                lines.append(self._move(Kind.REVOKE_EXPIRED, cut.at, one, taken, None, cut.cut_id))
+                left -= taken
+        if left and any(one.used for one in lineage):
+            lines += self._uncover(lineage, cut, left)
         return lines
 
-    def _uncover(self, grant: BookedGrant, cut: Cut, left: int) -> list[Line]:
-        if grant.burns is None:
-            raise HistoryNeeded(self.entitlement.key)
+    def _asked(self, grant: BookedGrant, cut: Cut) -> int:
+        """How many units a cut asks for: its own, what the grants it names have used, or what reaches beyond what moved."""
+        if cut.policy is CutPolicy.OPENING:
+            named = [self.grants.get(grant_id) for grant_id in cut.of]
+            if None in named:
+                raise HistoryNeeded(self.entitlement.key, self.customer_id)
+            return sum(one.used for one in named if one is not None)
+        if cut.beyond is not None:
+            return max(0, cut.beyond + cut.units - grant.moved) - max(0, cut.beyond - grant.moved)
+        return cut.units
+
+    def _lineage(self, grant: BookedGrant) -> list[BookedGrant]:
+        """The grant and what became of its units in this book: children by generation, start and id (RULES 13)."""
+        if not grant.moved:
+            return [grant]
+        children: dict[UUID | None, list[BookedGrant]] = defaultdict(list)
+        for other in self.grants.values():
+            if other.terms.parent is not None and other.phase is not Phase.VOID:
+                children[other.terms.parent].append(other)
+        found = [grant]
+        for one in found:
+            found += children[one.terms.grant_id]
+        if self.history is None and sum(one.moved for one in found) != sum(one.granted for one in found[1:]):
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+        return [grant, *sorted(found[1:], key=_lineage_order)]
+
+    def _uncover(self, lineage: Sequence[BookedGrant], cut: Cut, left: int) -> list[Line]:
+        if any(one.burns is None for one in lineage):
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)
         kind = Kind.FORGIVE if self.entitlement.debt is DebtPolicy.FORGIVE else Kind.DEBT
-        taken_of: dict[UUID, int] = defaultdict(int)
-        while left and grant.burns:
-            usage_key, units = grant.burns.pop()
+        taken_of: dict[tuple[UUID, UUID], int] = defaultdict(int)
+        by_id = {one.terms.grant_id: one for one in lineage}
+        while left:
+            last = max((one for one in lineage if one.burns), key=_last_burn, default=None)
+            if last is None or last.burns is None:
+                break
+            number, usage_key, units = last.burns.pop()
             taken = min(left, units)
             left -= taken
-            taken_of[usage_key] += taken
+            taken_of[last.terms.grant_id, usage_key] += taken
             if taken < units:
-                grant.burns.append((usage_key, units - taken))
+                last.burns.append((number, usage_key, units - taken))
         lines = []
-        for usage_key, units in taken_of.items():
-            lines.append(self._move(kind, cut.at, grant, units, usage_key, cut.cut_id))
-            if kind is Kind.DEBT:
-                self.owed.append(Debt(cut.at, usage_key, cut.cut_id, units))
+        owed_of: dict[UUID, int] = defaultdict(int)
+        for (grant_id, usage_key), units in taken_of.items():
+            lines.append(self._move(kind, cut.at, by_id[grant_id], units, usage_key, cut.cut_id))
+            owed_of[usage_key] += units
+        if kind is Kind.DEBT:
+            self.owed += [Debt(cut.at, usage_key, cut.cut_id, units) for usage_key, units in owed_of.items()]
         return lines
 
     def _burn(self, usage: UsageFact) -> list[Line]:
         """Usage burns the grants that are active and not suspended in their order; what none covers is overage."""
         lines: list[Line] = []
         left = usage.units
+        returning = self._reversed.get(usage.usage_key)
+        if returning:
+            left = self._left_of(usage, returning)
+        if not left:
+            return lines
         for grant in self.active:
             units = left if grant.terms.amount is None else min(left, grant.available)
             if units and not is_suspended(grant.terms, usage.at):
                 lines.append(self._move(Kind.BURN, usage.at, grant, units, usage.usage_key))
-                if grant.burns is not None:
-                    grant.burns.append((usage.usage_key, units))
+                self._covers(grant, usage.usage_key, units)
                 left -= units
                 if not left:
                     return lines
@@ -537,6 +721,40 @@ class Book:
         if self.entitlement.overage is OveragePolicy.CARRY:
             self.owed.append(Debt(usage.at, usage.usage_key, None, left))
         return lines
+
+    def _left_of(self, usage: UsageFact, reversals: Sequence[Reversal]) -> int:
+        """What reversals leave of a usage; the grants that would have covered the rest remember what came back.
+
+        The reversed units would have burnt last, and of those the overage is the first to go back.
+        """
+        left = usage.units
+        reversed_of = []
+        for reversal in reversals:
+            units = left if reversal.units is None else min(left, reversal.units)
+            left -= units
+            reversed_of.append((reversal, units))
+        # From the first unit to the last: which grant would cover how many.
+        covering: list[tuple[BookedGrant, int]] = []
+        to_cover = usage.units
+        for grant in self.active:
+            units = to_cover if grant.terms.amount is None else min(to_cover, grant.available)
+            if units and not is_suspended(grant.terms, usage.at):
+                covering.append((grant, units))
+                to_cover -= units
+        for reversal, taken_back in reversed_of:
+            units = taken_back
+            from_overage = min(units, to_cover)
+            to_cover -= from_overage
+            units -= from_overage
+            while units and covering:
+                grant, covered = covering.pop()
+                returned = min(units, covered)
+                units -= returned
+                if returned < covered:
+                    covering.append((grant, covered - returned))
+                if grant.terms.regrants and grant.terms.amount is not None:
+                    grant.returned = [*(grant.returned or ()), (reversal, returned)]
+        return left
 
     def _move(
         self,
@@ -571,16 +789,17 @@ class Book:
     def _new_stretch(self, at: datetime) -> None:
         """A begin or an end starts a new stretch of overage.
 
-        Stretches before every active grant and the last end are dropped.
+        Those before every active grant and before the last end are dropped: whatever is suspended, none asks for them.
         """
         if self.overage_since and self.overage_since[-1][0] == at:
             return
         if self.overage_since and self.overage_since[-1][1] == 0:
             self.overage_since.pop()
         self.overage_since.append((at, 0))
-        if len(self.overage_since) > 1:
-            since = self.counted_since()
-            while len(self.overage_since) > 1 and since is not None and self.overage_since[1][0] <= since:
+        if len(self.overage_since) > 1 and self.last_end is not None:
+            since = min((grant.terms.effective_at for grant in self.active), default=self.last_end)
+            since = min(since, self.last_end)
+            while len(self.overage_since) > 1 and self.overage_since[1][0] <= since:
                 self.overage_since.pop(0)
 
     def _stretches(self) -> tuple[tuple[datetime, int], ...]:
@@ -599,48 +818,84 @@ class Book:
                 self.overage_since[place] = (started_at, max(0, overage - units))
                 return
 
-    def counted_since(self) -> datetime | None:
-        """From when overage counts in a picture (RULES 27): the earliest start of what is active, else the last end."""
-        starts = [grant.terms.effective_at for grant in self.active]
+    def counted_since(self, at: datetime) -> datetime | None:
+        """From when overage counts in a picture (RULES 27).
+
+        The earliest start of what is active and not suspended at `at`, else the last end.
+        """
+        starts = [
+            grant.terms.effective_at
+            for grant in self.active
+            if not is_suspended(grant.terms, at) and not grant.is_empty_child
+        ]
         return min(starts, default=self.last_end)
+
+    def _require_history(self) -> History:
+        if self.history is None:
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+        return self.history
 
     def _settle_again(self, until: Place) -> list[Line]:
         """A run from nothing over all terms and usage; returns the difference to what is booked, line by line."""
-        if self.history is None:
-            raise HistoryNeeded(self.entitlement.key)
-        usage = [*self.history.usage, *self.new_usage]
+        history = self._require_history()
         run = self._fresh_run()
-        target = run.run_all(usage, until)
-        difference = _difference([*self.history.lines, *self.new_lines], target)
+        target = run.run_all((*history.usage, *self.new_usage), (*history.reversals, *self.new_reversals), until)
+        difference = _difference([*history.lines, *self.new_lines], target)
         self._take_over(run)
         return self._booked(difference)
 
     def _fresh_run(self) -> "Book":
-        run = Book(self.entitlement, Account(entitlement=self.entitlement.key), ())
+        """A book in which nothing has happened yet, with the same terms; children by regrant are made by the run."""
+        run = Book(self.entitlement, Account(entitlement=self.entitlement.key, waiting=self.waiting), ())
+        run.posting = self.posting
         for grant_id, grant in self.grants.items():
+            if grant.terms.origin is Origin.REGRANT:
+                continue
             phase = Phase.VOID if grant.phase is Phase.VOID else Phase.PENDING
             run.grants[grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
         return run
 
-    def run_all(self, usage: Sequence[UsageFact], until: Place) -> list[Line]:
+    def run_all(self, usage: Sequence[UsageFact], reversals: Sequence[Reversal], until: Place) -> list[Line]:
         """Everything up to `until` has happened, on a book that is still empty. Returns all its lines."""
         lines: list[Line] = []
-        happenings: list[tuple[Place, BookedGrant | UsageFact]] = [((fact.at, _USE + fact.tie), fact) for fact in usage]
+        self._reversed = _by_usage(reversals)
+        self._coming = [((fact.at, _USE + fact.tie), 0, fact) for fact in usage]
         for grant in self.grants.values():
             if grant.phase is Phase.VOID:
                 continue
             lines += self._grant_units(grant, grant.terms, grant.terms.amount or 0)
-            happenings += [(place, grant) for place in self._places(grant.terms) if place <= until]
-        happenings.sort(key=_by_place)
-        for place, what in happenings:
-            lines += self._burn(what) if isinstance(what, UsageFact) else self._happen(place, what)
-            self.place = place
+            self._coming += [(place, 0, grant) for place in self._places(grant.terms)]
+        # Numbered, so that the heap never compares what happens.
+        self._coming = [(place, number, what) for number, (place, _, what) in enumerate(self._coming)]
+        heapify(self._coming)
+        while self._coming:
+            place, _, what = heappop(self._coming)
+            if isinstance(what, UsageFact):
+                lines += self._burn(what)
+            elif place <= until:
+                lines += self._happen(place, what)
+            else:
+                continue
+            self.place = place if self.place is None else max(self.place, place)
         return lines
 
     def _take_over(self, run: "Book") -> None:
         """The run's result becomes this book; grants that it left as they were are not touched."""
+        for grant_id, grant in self.grants.items():
+            if grant_id not in run.grants:
+                phase, set_by = Phase.VOID, self.posting if grant.phase is not Phase.VOID else grant.set_by
+                run.grants[grant_id] = BookedGrant(grant.terms, phase, set_by, burns=[])
         for grant_id, grant in run.grants.items():
-            if grant.value() != self.grants[grant_id].value():
+            known = self.grants.get(grant_id)
+            if known is not None and grant.terms.origin is Origin.REGRANT and grant.phase is not Phase.VOID:
+                is_same = known.terms == grant.terms and known.phase is not Phase.VOID
+                grant.set_by = known.set_by if is_same else self.posting
+                if not is_same:
+                    self.made[grant_id] = grant.terms
+            elif known is None:
+                grant.set_by = self.posting
+                self.made[grant_id] = grant.terms
+            if known is None or grant.value() != known.value():
                 self.touched.add(grant_id)
         level = self.level
         self._restore(run.account, [grant.value() for grant in run.grants.values()])
@@ -650,10 +905,65 @@ class Book:
 
 def is_suspended(terms: GrantTerms, at: datetime) -> bool:
     """Whether a suspension of the grant is open at `at`."""
-    return bool(terms.suspensions) and any(
-        suspension.starts_at <= at and (suspension.ends_at is None or at < suspension.ends_at)
-        for suspension in terms.suspensions
+    return bool(terms.suspensions) and any(is_open(suspension, at) for suspension in terms.suspensions)
+
+
+def is_open(suspension: Suspension, at: datetime) -> bool:
+    """Whether the cause is open at `at`."""
+    return suspension.starts_at <= at and (suspension.ends_at is None or at < suspension.ends_at)
+
+
+def _receives(terms: GrantTerms) -> bool:
+    """Whether the grant has no units by its terms and gets them from its parent in the same book."""
+    return terms.origin in {Origin.ROLLOVER, Origin.REGRANT} and terms.amount is not None
+
+
+def _are_siblings(one: GrantTerms, other: GrantTerms) -> bool:
+    """Whether both are children by roll-over of one allowance and item into one period: they share its cap."""
+    return (
+        one.origin is other.origin is Origin.ROLLOVER
+        and one.source_key == other.source_key
+        and (one.line_id, one.sku, one.allowance, one.period_start)
+        == (other.line_id, other.sku, other.allowance, other.period_start)
     )
+
+
+def _by_usage(reversals: Iterable[Reversal]) -> dict[UUID, list[Reversal]]:
+    """The reversals of each usage in their order; of one reversal id the last telling counts (RULES 8)."""
+    latest: Latest[str, tuple[UUID, int | None]] = Latest()
+    placed = sorted(reversals, key=_reversal_order)
+    for place, reversal in enumerate(placed):
+        latest.tell(reversal.reversal_id, place, reversal.at, (reversal.usage_key, reversal.units))
+    found: dict[UUID, list[Reversal]] = defaultdict(list)
+    for told in latest.values():
+        reversal = placed[told.place]
+        found[reversal.usage_key].append(reversal)
+    return found
+
+
+def _reversal_order(reversal: Reversal) -> tuple[datetime, str]:
+    return (reversal.at, reversal.tie)
+
+
+def _by_reversal(returned: tuple[Reversal, int]) -> tuple[datetime, str]:
+    return _reversal_order(returned[0])
+
+
+def _lineage_order(grant: BookedGrant) -> tuple[int, datetime, bytes]:
+    return (grant.terms.generation, grant.terms.effective_at, grant.terms.grant_id.bytes)
+
+
+def _last_burn(grant: BookedGrant) -> int:
+    return grant.burns[-1][0] if grant.burns else 0
+
+
+def _suspension_places(terms: GrantTerms, suspension: Suspension) -> list[Place]:
+    """Where a suspension begins and where it is lifted, if it is within the grant's time."""
+    tie = f"{_SUSPEND}{terms.grant_id.hex}/{suspension.cause}"
+    places = [(suspension.starts_at, tie)]
+    if suspension.ends_at is not None:
+        places.append((suspension.ends_at, tie + _LIFT_SUFFIX))
+    return places
 
 
 def _cut_place(terms: GrantTerms, cut: Cut) -> Place:
@@ -675,9 +985,27 @@ def _first_difference(old: GrantTerms | None, new: GrantTerms | None) -> Place:
         places += [(old.effective_at, _BEGIN), (new.effective_at, _BEGIN)]
     if old.expires_at != new.expires_at:
         places += [(terms.expires_at, _END) for terms in (old, new) if terms.expires_at is not None]
+    if (old.rolls_into, old.rollover_max, old.regrants) != (new.rolls_into, new.rollover_max, new.regrants):
+        places += [(terms.expires_at, _END) for terms in (old, new) if terms.expires_at is not None]
     places += [(cut.at, _CUT) for cut in set(old.cuts) ^ set(new.cuts)]
-    places += [(suspension.starts_at, "3") for suspension in set(old.suspensions) ^ set(new.suspensions)]
+    places += _suspension_differences(old.suspensions, new.suspensions)
     return min(places, default=(datetime.max.replace(tzinfo=new.effective_at.tzinfo), ""))
+
+
+def _suspension_differences(old: Sequence[Suspension], new: Sequence[Suspension]) -> list[Place]:
+    """Where suspensions begin to differ: at their start, or where only one of both is lifted."""
+    if old == new:
+        return []
+    begun = {(one.cause, one.starts_at): one for one in old}
+    places = []
+    for one in new:
+        other = begun.pop((one.cause, one.starts_at), None)
+        if other is None:
+            places.append((one.starts_at, _SUSPEND))
+        elif other.ends_at != one.ends_at:
+            places.append((min(end for end in (one.ends_at, other.ends_at) if end is not None), _SUSPEND))
+    places += [(one.starts_at, _SUSPEND) for one in begun.values()]
+    return places
 
 
 def _difference(booked: Iterable[Line], target: Iterable[Line]) -> list[Line]:

@@ -1,0 +1,416 @@
+"""One customer's side of a decision: its books while they change, its postings and changes in their order.
+
+Which event does what is `decide`'s matter. Here an entitlement's book is opened when it is touched, what is due is
+passed, entries become a posting that is a link of the customer's hash chain, and what differs is told (RULES 32, 35).
+Pure: values in, values out.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID, uuid5
+
+import msgspec
+
+from ledger_worker.domain.access import picture, quiet_units, shown_units
+from ledger_worker.domain.catalogue import Catalogue
+from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
+from ledger_worker.domain.events import Event, TransitionsDue, content_hash, event_key, fact_bytes
+from ledger_worker.domain.ledger import (
+    NEVER,
+    RULES_VERSION,
+    Account,
+    Entry,
+    Grant,
+    GrantTerms,
+    Kind,
+    Line,
+    Posting,
+    UsageFact,
+    posting_hash,
+)
+from ledger_worker.domain.settlement import Book, History, Transition
+
+__all__ = ["MICROSECOND", "BookedAccount", "CustomerHead", "LoadedCustomer", "Side", "Told", "entries_of", "told_of"]
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+class CustomerHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The lock row: where a customer's postings, changes and hash chain stand.
+
+    `linked` are the customers that transfers and merges tie it to, itself left out: whatever reaches back in its books
+    may reach theirs.
+    """
+
+    customer_id: str
+    posting_number: int = 0
+    sequence: int = 0
+    chain_head: bytes = bytes(32)
+    recorded_at: datetime | None = None
+    is_parked: bool = False
+    linked: tuple[str, ...] = ()
+
+
+class LoadedCustomer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision reads of one customer: accounts and open grants that may be touched, and histories asked for."""
+
+    head: CustomerHead
+    accounts: Mapping[str, Account]
+    grants: Sequence[Grant]
+    histories: Mapping[str, History]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it is to be decided.
+
+    Its inbox key, content hash and canonical payload, and the instant it is recorded at.
+
+    `now` may be raised so that a customer's instants strictly increase. `known_hash` is the content hash under which
+    the same id is in the inbox already.
+    """
+
+    event: Event
+    key: UUID
+    content_hash: bytes
+    payload: bytes
+    now: datetime
+    known_hash: bytes | None = None
+
+
+class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """An account to be stored with what the check path reads of it; `limit` is None when unlimited or without units."""
+
+    account: Account
+    limit: int | None
+    used: int
+    held: int
+
+
+def told_of(event: Event, now: datetime) -> Told:
+    """An event with its key, payload and content hash, to be recorded at `now`."""
+    payload = fact_bytes(event.fact)
+    return Told(
+        event=event,
+        key=event_key(event.event_source, event.event_id),
+        content_hash=content_hash(event, payload),
+        payload=payload,
+        now=now,
+    )
+
+
+Passed = Callable[[str, Transition, Told, bool], None]
+"""Told of each transition that was passed: the customer, the transition, its event, and whether it left a posting."""
+
+
+class Side:
+    """One customer while events are being decided. Books are opened as they are touched."""
+
+    def __init__(self, loaded: LoadedCustomer, catalogue: Catalogue, timeline: int) -> None:
+        head = loaded.head
+        self.customer_id = head.customer_id
+        self.linked = head.linked
+        self.last = head.recorded_at
+        self.postings: list[Posting] = []
+        self.changes: list[Change] = []
+        self._is_parked = head.is_parked
+        self._loaded = loaded
+        self._catalogue = catalogue
+        self._timeline = timeline
+        self._number = head.posting_number
+        self._sequence = head.sequence
+        self._chain_head = head.chain_head
+        self._grants: dict[str, list[Grant]] = {}
+        for grant in loaded.grants:
+            self._grants.setdefault(grant.terms.entitlement, []).append(grant)
+        self.books: dict[str, Book] = {}
+        self._pictures: dict[str, EntitlementPicture] = {}
+        self._quiet: dict[str, int | None] = {}
+        self._dirty: set[str] = set()
+        for entitlement in sorted(loaded.accounts):
+            self.open(entitlement)
+
+    # -- books --
+
+    def open(self, entitlement: str) -> Book:
+        """The book of the entitlement, as it stands now; the next posting is the one its steps will be in."""
+        book = self.books.get(entitlement)
+        if book is None:
+            account = self._loaded.accounts.get(entitlement) or Account(entitlement=entitlement)
+            book = Book(
+                self._catalogue.entitlements[entitlement],
+                account,
+                self._grants.get(entitlement, ()),
+                self._loaded.histories.get(entitlement),
+            )
+            self.books[entitlement] = book
+            book.customer_id = self.customer_id
+        book.posting = self._number + 1
+        return book
+
+    def shown(self, entitlement: str, at: datetime) -> EntitlementPicture:
+        """The picture of an open book at `at`, drawn once until the book changes."""
+        found = self._pictures.get(entitlement)
+        if found is None:
+            found = self._pictures[entitlement] = picture(self.books[entitlement], at)
+        return found
+
+    def is_changed(self, entitlement: str, *, keeps_quiet: bool = False) -> None:
+        """The book has changed: it will be stored, and its picture drawn again."""
+        self._dirty.add(entitlement)
+        self._pictures.pop(entitlement, None)
+        if not keeps_quiet:
+            self._quiet.pop(entitlement, None)
+
+    def is_quiet(self, book: Book, usage: UsageFact, now: datetime) -> bool:
+        """Whether the usage is known to leave nothing to tell; the room for that is kept between steps."""
+        entitlement = book.entitlement.key
+        if not book.follows(usage):
+            self._quiet.pop(entitlement, None)
+            return False
+        if entitlement not in self._quiet:
+            self._quiet[entitlement] = quiet_units(book, now)
+        room = self._quiet[entitlement]
+        if room is None:
+            return True
+        if usage.units > room:
+            self._quiet.pop(entitlement)
+            return False
+        self._quiet[entitlement] = room - usage.units
+        return True
+
+    # -- what is due --
+
+    def due(self, now: datetime) -> int:
+        """How many transitions are due at `now`."""
+        return sum(len(book.due(now)) for book in self.books.values())
+
+    def book_due(self, now: datetime, at_most: int, passed: Passed) -> datetime:
+        """Up to `at_most` due transitions are booked, a microsecond apart, just before `now` where there is room.
+
+        What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
+        next one begins is no loss of access. Returns the last instant used.
+        """
+        due = sorted(
+            (transition for book in self.books.values() for transition in book.due(now)),
+            key=_transition_order,
+        )[:at_most]
+        instant = now - len(due) * MICROSECOND
+        if self.last is not None:
+            instant = max(instant, self.last + MICROSECOND)
+        tells = {_moment(transition): place for place, transition in enumerate(due) if not transition.is_payment}
+        before: dict[tuple[str, datetime], EntitlementPicture] = {}
+        for place, transition in enumerate(due):
+            moment = _moment(transition)
+            was = before.setdefault(moment, self.shown(transition.entitlement, instant))
+            if transition.is_payment:
+                was = self.shown(transition.entitlement, instant)
+            self._pass(transition, instant, was if transition.is_payment or tells[moment] == place else None, passed)
+            self.last = instant
+            instant += MICROSECOND
+        return self.last or now
+
+    def _pass(self, transition: Transition, now: datetime, before: EntitlementPicture | None, passed: Passed) -> None:
+        """The transition is booked, and told when `before`, the picture to compare with, is given."""
+        entitlement = transition.entitlement
+        book = self.open(entitlement)
+        lines = book.pass_transition(transition)
+        self.is_changed(entitlement)
+        told = told_of(self._transition_event(transition), now)
+        entries = entries_of(book, lines, {})
+        pictures = {} if before is None else {entitlement: before}
+        is_posted = self.post(told, now, entries, pictures)
+        passed(self.customer_id, transition, told, is_posted)
+
+    def _transition_event(self, transition: Transition) -> Event:
+        """The ledger's own event.
+
+        Its id names the customer, what happens to which grant when, and the posting that set that.
+        """
+        name = (
+            self.customer_id,
+            transition.kind,
+            str(transition.grant_id),
+            transition.place[0].isoformat(timespec="microseconds"),
+            transition.place[1],
+            str(transition.set_by),
+        )
+        return Event(
+            event_source=_LEDGER,
+            event_id=str(uuid5(_TRANSITION_NAMESPACE, "\0".join(name))),
+            customer_id=self.customer_id,
+            occurred_at=transition.place[0],
+            fact=TransitionsDue(
+                entitlement=transition.entitlement,
+                instant=transition.place[0],
+                kind=transition.kind,
+                grant_id=transition.grant_id,
+            ),
+        )
+
+    # -- postings and changes --
+
+    def post(
+        self, told: Told, now: datetime, entries: Sequence[Entry], before: Mapping[str, EntitlementPicture]
+    ) -> bool:
+        """A posting is made of the entries, and every entitlement that differs is told. False when there is neither."""
+        differing = []
+        for entitlement, was in before.items():
+            shown = self.shown(entitlement, now)
+            kinds = _kinds(was, shown)
+            self.books[entitlement].level = shown.level
+            if kinds:
+                differing.append((entitlement, was, shown, kinds))
+        if not entries and not differing:
+            return False
+        self._number += 1
+        self._chain_head = posting_hash(
+            self._chain_head,
+            self.customer_id,
+            self._number,
+            told.key,
+            told.content_hash,
+            now,
+            self._catalogue.version,
+            RULES_VERSION,
+            entries,
+        )
+        sent_to = told.event.customer_id
+        self.postings.append(
+            Posting(
+                number=self._number,
+                event_key=told.key,
+                content_hash=told.content_hash,
+                recorded_at=now,
+                catalogue_version=self._catalogue.version,
+                rules_version=RULES_VERSION,
+                entries=tuple(entries),
+                hash=self._chain_head,
+                told_to=None if sent_to == self.customer_id else sent_to,
+            )
+        )
+        for entitlement, was, shown, kinds in differing:
+            self._tell(told.event, now, entitlement, was, shown, kinds, entries)
+        return True
+
+    def _tell(
+        self,
+        event: Event,
+        now: datetime,
+        entitlement: str,
+        was: EntitlementPicture,
+        shown: EntitlementPicture,
+        kinds: tuple[str, ...],
+        entries: Iterable[Entry],
+    ) -> None:
+        self._sequence += 1
+        lines = [entry.line for entry in entries if entry.entitlement == entitlement]
+        name = f"{self.customer_id}\0{self._timeline}\0{self._sequence}"
+        self.changes.append(
+            Change(
+                change_id=uuid5(_CHANGE_NAMESPACE, name),
+                customer_id=self.customer_id,
+                timeline=self._timeline,
+                sequence=self._sequence,
+                entitlement=entitlement,
+                kinds=kinds,
+                before=was,
+                after=shown,
+                cause=Cause(
+                    event_source=event.event_source,
+                    event_id=event.event_id,
+                    type=type(event.fact).__name__,
+                    occurred_at=event.occurred_at,
+                    actor=getattr(event.fact, "actor", None),
+                    note=getattr(event.fact, "note", None),
+                ),
+                effective_at=min((line.at for line in lines if line.units), default=event.occurred_at),
+                recorded_at=now,
+                posting=self._number,
+                posting_hash=self._chain_head,
+                correction=any(line.units < 0 for line in lines),
+            )
+        )
+
+    # -- the result --
+
+    def head(self) -> CustomerHead:
+        """Where the customer stands now."""
+        return CustomerHead(
+            customer_id=self.customer_id,
+            posting_number=self._number,
+            sequence=self._sequence,
+            chain_head=self._chain_head,
+            recorded_at=self.last,
+            is_parked=self._is_parked,
+            linked=self.linked,
+        )
+
+    def booked(self) -> tuple[tuple[BookedAccount, ...], tuple[Grant, ...]]:
+        """The accounts and grants that changed, to be stored."""
+        accounts = []
+        grants: list[Grant] = []
+        for entitlement in sorted(self._dirty):
+            book = self.books[entitlement]
+            limit, used, held = shown_units(book, self.last or NEVER)
+            accounts.append(BookedAccount(account=book.account, limit=limit, used=used, held=held))
+            grants += book.touched_grants()
+        return tuple(accounts), tuple(grants)
+
+
+def entries_of(book: Book, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]) -> list[Entry]:
+    """Lines as entries.
+
+    Each grant's new terms go with a line of its `granted`, added with no units where there is none; so do the terms of
+    children that settling made.
+    """
+    left = {**new, **book.made}
+    book.made.clear()
+    entitlement = book.entitlement.key
+    entries = []
+    for line in lines:
+        terms = None
+        if line.kind is Kind.GRANTED and line.units > 0 and line.grant_id is not None:
+            terms = left.pop(line.grant_id, None)
+        entries.append(Entry(entitlement=entitlement, line=line, terms=terms))
+    for grant_id in sorted(left, key=_uuid_bytes):
+        terms = left[grant_id]
+        line = Line(Kind.GRANTED, terms.effective_at, grant_id, None, None, 0)
+        entries.append(Entry(entitlement=entitlement, line=line, terms=terms))
+    return entries
+
+
+_LEDGER = "ledger"
+_TRANSITION_NAMESPACE = UUID("0b9a7a0c-61ab-5c3d-8f0a-5f9f5a2a7c11")
+_CHANGE_NAMESPACE = UUID("d3b1d6de-0a2b-5f60-9a55-0d8f3f3a1c02")
+
+
+def _moment(transition: Transition) -> tuple[str, datetime]:
+    return transition.entitlement, transition.place[0]
+
+
+def _transition_order(transition: Transition) -> tuple[datetime, str, str]:
+    return (*transition.place, transition.entitlement)
+
+
+def _uuid_bytes(value: UUID) -> bytes:
+    return value.bytes
+
+
+_DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
+    ("access", lambda shown: shown.allowed),
+    ("allocation", lambda shown: shown.allocated),
+    ("limit", lambda shown: (shown.limit, shown.unlimited)),
+    ("value", lambda shown: shown.value),
+    ("end", lambda shown: shown.expires_at),
+    ("state", lambda shown: shown.state),
+    ("holders", lambda shown: shown.holders),
+    ("level", lambda shown: shown.level or 0),
+    ("overage", lambda shown: not shown.overage),
+    ("debt", lambda shown: not shown.debt),
+    ("over_allocated", lambda shown: not shown.over_allocated),
+)
+"""What is told when it differs (RULES 32), each with what is compared; the names are the `kinds` of a change."""
+
+
+def _kinds(was: EntitlementPicture, shown: EntitlementPicture) -> tuple[str, ...]:
+    return tuple(name for name, compared in _DIFFERENCES if compared(was) != compared(shown))
