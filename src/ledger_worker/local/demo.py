@@ -2,8 +2,8 @@
 
 A cluster in a temporary folder; the simulator's shop tells its records while two workers apply them and publish what
 changed; in the middle one worker is killed without warning and another takes its place. When all is read and told, what
-the ledger holds is compared with what the simulator knows to be true, the ledger is verified, and the topics are read
-back.
+the ledger holds of every customer is compared with what the oracle makes of the simulator's true history, the ledger is
+verified, and the topics are read back.
 
 The records are sent no further ahead than a bounded lead, so the topics race each other as they do in life, and do not
 drift apart by everything at once.
@@ -27,6 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -42,22 +43,25 @@ from ledger_worker.kafka.reading import Reading, read_topic
 from ledger_worker.kafka.sending import OutgoingRecord, send
 from ledger_worker.kafka.topics import create, plan
 from ledger_worker.local import cluster
-from ledger_worker.local.simulate import CATALOGUE_FILE, Simulation, Truth, simulate
+from ledger_worker.local.simulator.simulate import CATALOGUE_FILE, Simulation, Truth, simulate
 from ledger_worker.local.tuning import FAST
 from ledger_worker.operations.publish import publish
 from ledger_worker.operations.verify import verify
-from ledger_worker.reports.arrivals import Arrivals, arrivals, records_read
+from ledger_worker.reports.arrivals import Arrivals, arrivals, consumed, records_read
 from ledger_worker.reports.customer import Explanation, explain
-from ledger_worker.store import accounts, customers, database, outbox
+from ledger_worker.store import customers, database, outbox
 from ledger_worker.store.catalogue import read_ledger
 from ledger_worker.wire.catalogue_file import definitions_of_toml
 from ledger_worker.wire.decode import decode_change, decode_customer_state
-from ledger_worker.wire.schemas import TopicFamily
+from ledger_worker.wire.schemas import FAMILY_OF, TopicFamily
+
+if TYPE_CHECKING:
+    from ledger_worker.local.comparison import Comparison
 
 __all__ = ["CUSTOMERS", "run"]
 
 CUSTOMERS = 3000
-"""How many customers the demo has unless told otherwise: about 36,000 records."""
+"""How many customers the demo has unless told otherwise: about 37,000 records."""
 
 _LEAD_RECORDS_MAX = 4000
 _WORKERS = 2
@@ -69,6 +73,7 @@ _STOP_SECONDS_MAX = 40.0
 _LOG_LINES_SHOWN = 15
 _COLUMNS_UNLESS_TERMINAL = 120
 _POSTINGS_SHOWN = 4
+_DIFFERENCES_SHOWN = 5
 _CUSTOMERS_AT_ONCE = 1000
 
 
@@ -225,7 +230,8 @@ class _Demo:
         """What the ledger and the topics hold was compared with the truth and with each other."""
         with engine.connect() as connection:
             self._judge_arrivals(arrivals(connection), truth)
-            self._judge_usage(connection, truth)
+            self._judge_types(consumed(connection), truth)
+            self._judge_customers(connection, truth)
             self._console.print()
             connection.rollback()
             found = explain(connection, truth.example, postings_max=_POSTINGS_SHOWN)
@@ -237,38 +243,52 @@ class _Demo:
             self._judge_topics(connection, settings, truth)
 
     def _judge_arrivals(self, found: Arrivals, truth: Truth) -> None:
-        table = Table("what came of them", "records", "expected", title_justify="left")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        rows = [(outcome, count, truth.outcomes.get(outcome)) for outcome, count in found.outcomes.items()]
-        rows += [("events in all", found.events, truth.events), ("duplicate", found.duplicates, truth.duplicates)]
+        rows: list[_Row] = []
+        for outcome in sorted({*found.outcomes, *truth.outcomes, *truth.outcomes_min}):
+            count, expected = found.outcomes.get(outcome, 0), truth.outcomes.get(outcome)
+            rows.append(_Row(outcome, count, expected, truth.outcomes_min.get(outcome, 0)))
+        rows += [
+            _Row("events in all", found.events, truth.events),
+            _Row("duplicate", found.duplicates, truth.duplicates),
+        ]
         for reason in sorted({*found.dead_letters, *truth.dead_letters}):
             kept = found.dead_letters.get(reason, 0)
-            rows.append((f"dead letter: {reason}", kept, truth.dead_letters.get(reason, 0)))
-        rows.append(("records in all", found.records, truth.records))
-        for name, count, expected in rows:
-            is_right = expected is None or count == expected
-            shown = "either way" if expected is None else f"{expected:,}"
-            table.add_row(name, f"{count:,}", shown, style=None if is_right else "red")
-            if not is_right:
-                self._problems.append(f"{name}: {count}, expected {expected}")
+            rows.append(_Row(f"dead letter: {reason}", kept, truth.dead_letters.get(reason, 0)))
+        rows.append(_Row("records in all", found.records, truth.records))
+        self._judge_counts("what came of them", "records", rows)
         if found.unaccounted:
             self._problems.append(f"{found.unaccounted} records are neither event, duplicate nor dead letter")
+
+    def _judge_types(self, found: Mapping[str, int], truth: Truth) -> None:
+        """Every type of fact that a topic carries was consumed, as often as it was told."""
+        types = [*FAMILY_OF, *sorted({*found, *truth.types} - {*FAMILY_OF})]
+        rows = [_Row(name, found.get(name, 0), truth.types.get(name, 0), 1) for name in types]
+        self._judge_counts("what they told", "events", rows)
+
+    def _judge_counts(self, title: str, unit: str, rows: Sequence["_Row"]) -> None:
+        table = Table(title, unit, "expected", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(row.name, f"{row.count:,}", row.shown, style=None if row.is_right else "red")
+            if not row.is_right:
+                self._problems.append(f"{row.name}: {row.count}, expected {row.shown}")
         self._console.print(table)
 
-    def _judge_usage(self, connection: Connection, truth: Truth) -> None:
-        wrong = 0
-        ids = sorted({customer_id for customer_id, _ in truth.usage})
-        for start in range(0, len(ids), _CUSTOMERS_AT_ONCE):
-            pairs = accounts.account_keys(connection, ids[start : start + _CUSTOMERS_AT_ONCE])
-            booked = accounts.read_accounts(connection, pairs, [], datetime.min.replace(tzinfo=UTC))
-            asked = [pair for pair in truth.usage if pair[0] in set(ids[start : start + _CUSTOMERS_AT_ONCE])]
-            wrong += sum(pair not in booked or booked[pair].usage != truth.usage[pair] for pair in asked)
-        units = sum(truth.usage.values())
-        if wrong:
-            self._problems.append(f"{wrong} accounts do not hold the units that were used")
-        else:
-            self._console.print(f"{units:,} units were used, and {len(truth.usage):,} accounts hold just those.")
+    def _judge_customers(self, connection: Connection, truth: Truth) -> None:
+        from ledger_worker.local.comparison import compare
+
+        began = time.monotonic()
+        with self._console.status("asking the oracle about every customer"):
+            connection.rollback()
+            found = compare(connection, truth.history)
+            connection.rollback()
+        self._problems += _in_words(found)
+        verdict = f"{found.customers_differing:,} of them differ" if found.differing else "all are equal"
+        self._console.print(
+            f"Compared {found.customers:,} customers with what the oracle makes of {len(truth.history):,} events, as of"
+            f" {found.at:%Y-%m-%d %H:%M:%S}Z, in {time.monotonic() - began:.1f} s: {verdict}."
+        )
 
     def _judge_ledger(self, connection: Connection) -> None:
         began = time.monotonic()
@@ -350,6 +370,37 @@ class _Told:
 def _header(headers: Sequence[tuple[str, bytes | None]], name: str) -> str:
     found = [value for key, value in headers if key == name]
     return (found[-1] or b"").decode() if found else ""
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A count beside what it has to be: `expected` where that is certain, and at least `least`."""
+
+    name: str
+    count: int
+    expected: int | None
+    least: int = 0
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the count is as it has to be."""
+        return self.count >= self.least and self.expected in {None, self.count}
+
+    @property
+    def shown(self) -> str:
+        """What it has to be, in words."""
+        if self.expected is not None and self.expected >= self.least:
+            return f"{self.expected:,}"
+        return f"at least {self.least:,}" if self.least else "either way"
+
+
+def _in_words(found: "Comparison") -> list[str]:
+    """The first things that differ, a sentence each, and how many more there are."""
+    sentences = [
+        f"customer {one.customer_id}, {one.entitlement}: {one.field} is {one.booked}, the oracle says {one.expected}"
+        for one in found.differing[:_DIFFERENCES_SHOWN]
+    ]
+    more = len(found.differing) - len(sentences)
+    return [*sentences, f"{more} more figures of customers differ"] if more else sentences
 
 
 # -- printing --

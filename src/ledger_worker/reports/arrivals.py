@@ -1,11 +1,12 @@
 """What became of everything that came by a topic: each record once, as an event, a duplicate or a dead letter."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-__all__ = ["Arrivals", "arrivals", "records_read"]
+__all__ = ["Arrivals", "arrivals", "consumed", "counted_elsewhere", "records_read"]
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,12 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
 
 _RECORDS = text("SELECT coalesce(sum(records), 0), coalesce(sum(duplicates), 0) FROM input_partition")
 _OUTCOMES = text("SELECT outcome, count(*) FROM event WHERE topic IS NOT NULL GROUP BY outcome ORDER BY outcome")
+_TYPES = text("SELECT type, count(*) FROM event WHERE topic IS NOT NULL GROUP BY type ORDER BY type")
+_COUNTED_ELSEWHERE = text("""
+SELECT event_source, event_id, counted_at
+FROM event
+WHERE counted_at <> occurred_at
+""")
 _DEAD_LETTERS = text("SELECT reason, count(*) FROM dead_letter GROUP BY reason ORDER BY reason")
 
 
@@ -41,6 +48,17 @@ def arrivals(connection: Connection) -> Arrivals:
         duplicates=int(duplicates),
         dead_letters=_counts(connection, _DEAD_LETTERS),
     )
+
+
+def consumed(connection: Connection) -> Mapping[str, int]:
+    """How many events of each type of fact came by a topic and were kept. Reads the whole inbox."""
+    return _counts(connection, _TYPES)
+
+
+def counted_elsewhere(connection: Connection) -> Mapping[tuple[str, str], datetime]:
+    """When usage counts that does not count when it occurred, by event source and id. Reads the whole inbox."""
+    found = connection.execute(_COUNTED_ELSEWHERE)
+    return {(event_source, event_id): counted_at for event_source, event_id, counted_at in found}
 
 
 def records_read(connection: Connection) -> int:

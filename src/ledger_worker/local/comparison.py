@@ -1,0 +1,273 @@
+"""What the ledger holds of every customer, beside what the oracle says of the same facts.
+
+The oracle (`oracle`) reads a history from its beginning and follows every unit; it shares no rule with the ledger. Both
+answer for one instant: the ledger from its books, with what is due by then passed. Customers are independent unless a
+source moved between them or one went on as the other, so the oracle is asked for one group of linked customers at a
+time, in processes beside this one while the books are read.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Connection
+
+from ledger_worker.domain.access import picture
+from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
+from ledger_worker.domain.events import (
+    CustomersMerged,
+    Event,
+    PurchaseTransferred,
+    SourceFact,
+    SubscriptionTransferred,
+    source_key,
+)
+from ledger_worker.domain.settlement import Book
+from ledger_worker.domain.sources import child_id, grant_id
+from ledger_worker.local.oracle.units import Outcome, outcomes
+from ledger_worker.reports.arrivals import counted_elsewhere
+from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.store import customers, pictures
+
+__all__ = ["Comparison", "Difference", "Figure", "compare", "linked"]
+
+Figure = int | bool | None
+Pair = tuple[str, str]
+"""A customer and an entitlement."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of one customer and entitlement that is not what it has to be."""
+
+    customer_id: str
+    entitlement: str
+    field: str
+    booked: Figure
+    expected: Figure
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """How many customers and accounts were compared as of `at`, and all that differs, by customer and entitlement."""
+
+    at: datetime
+    customers: int
+    accounts: int
+    differing: tuple[Difference, ...]
+
+    @property
+    def customers_differing(self) -> int:
+        """How many customers differ in anything."""
+        return len({difference.customer_id for difference in self.differing})
+
+
+def compare(connection: Connection, history: Sequence[Event], at: datetime | None = None) -> Comparison:
+    """Every customer of the history was compared at `at` (None: the database's clock); `history` is all that was told.
+
+    Reads the whole inbox once and the customers in portions; consistent in a snapshot, or while nothing arrives.
+    """
+    at = at or customers.clock(connection)
+    ledger = catalogue_store.read_ledger(connection)
+    catalogue = catalogue_store.read(connection, ledger.catalogue_version)
+    counted = dict(counted_elsewhere(connection))
+    ids = sorted({customer_id for event in history for customer_id in _customers_of(event)}, key=str.encode)
+    processes = min(os.cpu_count() or 1, _PROCESSES_MAX)
+    with ProcessPoolExecutor(
+        processes,
+        # Threads of clients run in this process: a forked copy of it could wait for them for ever.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+    ) as pool:
+        portions = _portions(linked(history), processes)
+        asked = pool.map(_expected, [_Question(portion, catalogue, at, counted) for portion in portions])
+        booked = _booked(connection, ids, catalogue, at)
+        expected = {pair: figures for portion in asked for pair, figures in portion.items()}
+    pairs = sorted(booked.keys() | expected.keys())
+    differing = []
+    for customer_id, entitlement in pairs:
+        nothing = _nothing(catalogue.entitlements[entitlement])
+        was = booked.get((customer_id, entitlement), nothing)
+        should_be = expected.get((customer_id, entitlement), nothing)
+        differing += [
+            Difference(
+                customer_id=customer_id,
+                entitlement=entitlement,
+                field=field,
+                booked=getattr(was, field),
+                expected=getattr(should_be, field),
+            )
+            for field in _Figures.__struct_fields__
+            if getattr(was, field) != getattr(should_be, field)
+        ]
+    return Comparison(at=at, customers=len(ids), accounts=len(booked), differing=tuple(differing))
+
+
+def linked(history: Iterable[Event]) -> list[tuple[Event, ...]]:
+    """The events by groups of customers that have to do with each other, in the order of their first event.
+
+    Linked are a giver and a receiver, two that went on as one, and all of whom facts about one source are told.
+    """
+    root_of: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (above := root_of.setdefault(name, name)) != name:
+            root_of[name] = name = root_of[above]
+        return name
+
+    events = list(history)
+    for event in events:
+        names = [f"customer/{customer_id}" for customer_id in _customers_of(event)]
+        if isinstance(event.fact, SourceFact):
+            names.append(source_key(event.fact))
+        for name in names[1:]:
+            root_of[root(name)] = root(names[0])
+    groups: dict[str, list[Event]] = {}
+    for event in events:
+        groups.setdefault(root(f"customer/{event.customer_id}"), []).append(event)
+    return [tuple(group) for group in groups.values()]
+
+
+_PROCESSES_MAX = 8
+_PORTIONS_PER_PROCESS = 8
+_CUSTOMERS_AT_ONCE = 1000
+
+
+class _Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What is compared of one customer and entitlement; of one without units `allowed` alone.
+
+    `usage`, `used`, `overage`, `debt` and `forgiven` are those of the account's whole life, the others those of the
+    grants in force; `limit` and `level` are None when unlimited.
+    """
+
+    allowed: bool
+    usage: int = 0
+    used: int = 0
+    overage: int = 0
+    debt: int = 0
+    forgiven: int = 0
+    limit: int | None = None
+    used_in_force: int = 0
+    overage_counted: int = 0
+    level: int | None = None
+    over_allocated: int = 0
+
+
+def _nothing(entitlement: Entitlement) -> _Figures:
+    """What is so of an entitlement that the customer never had to do with."""
+    has_units = entitlement.type is EntitlementType.QUOTA
+    return _Figures(allowed=False, limit=0, level=0) if has_units else _Figures(allowed=False)
+
+
+def _customers_of(event: Event) -> tuple[str, ...]:
+    """The customers that an event names, the one it is told of first."""
+    match event.fact:
+        case PurchaseTransferred() | SubscriptionTransferred():
+            return (event.customer_id, event.fact.to_customer_id)
+        case CustomersMerged():
+            return (event.customer_id, event.fact.into_customer_id)
+        case _:
+            return (event.customer_id,)
+
+
+# -- the ledger's answer --
+
+
+def _booked(
+    connection: Connection, customer_ids: Sequence[str], catalogue: Catalogue, at: datetime
+) -> dict[Pair, _Figures]:
+    found = {}
+    for start in range(0, len(customer_ids), _CUSTOMERS_AT_ONCE):
+        portion = customer_ids[start : start + _CUSTOMERS_AT_ONCE]
+        for customer_id, books in pictures.books(connection, portion, catalogue, at).items():
+            for book in books:
+                found[customer_id, book.entitlement.key] = _figures_of_book(book, at)
+    return found
+
+
+def _figures_of_book(book: Book, at: datetime) -> _Figures:
+    shown = picture(book, at)
+    if book.entitlement.type is not EntitlementType.QUOTA:
+        return _Figures(allowed=shown.allowed)
+    return _Figures(
+        allowed=shown.allowed,
+        usage=book.usage,
+        used=book.used_total,
+        overage=book.overage,
+        debt=book.debt,
+        forgiven=book.forgiven,
+        limit=shown.limit,
+        used_in_force=shown.used or 0,
+        overage_counted=shown.overage or 0,
+        level=shown.level,
+        over_allocated=shown.over_allocated or 0,
+    )
+
+
+# -- the oracle's answer, in processes of its own --
+
+
+class _NamesOfGrants:
+    """How grants are named: by the ledger's own ids, for the oracle has to break ties as the ledger does."""
+
+    def root(
+        self, source: str, line: str, sku: str, allowance: str, period_start: datetime | None, segment: str
+    ) -> UUID:
+        """The id of a grant that a source gives."""
+        return grant_id(source, line, sku, allowance, period_start, segment)
+
+    def child(self, parent: UUID, kind: str, cause: str) -> UUID:
+        """The id of a grant that goes on with what another left."""
+        return child_id(parent, kind, cause)
+
+
+class _Question(msgspec.Struct, frozen=True):
+    """Some groups of linked customers, and all else that the oracle needs to know."""
+
+    groups: Sequence[tuple[Event, ...]]
+    catalogue: Catalogue
+    at: datetime
+    counted: dict[tuple[str, str], datetime]
+
+
+def _begin() -> None:
+    """A process of the oracle begins; Ctrl-C is for the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _portions(groups: Sequence[tuple[Event, ...]], processes: int) -> list[list[tuple[Event, ...]]]:
+    """The groups in portions of about the same weight, enough of them for the processes to end together."""
+    count = processes * _PORTIONS_PER_PROCESS
+    portions: list[list[tuple[Event, ...]]] = [[] for _ in range(count)]
+    for place, group in enumerate(sorted(groups, key=len, reverse=True)):
+        portions[place % count].append(group)
+    return [portion for portion in portions if portion]
+
+
+def _expected(question: _Question) -> dict[Pair, _Figures]:
+    found = {}
+    for group in question.groups:
+        answer = outcomes(group, question.catalogue, _NamesOfGrants(), question.at, question.counted)
+        found.update({pair: _figures_of_outcome(outcome) for pair, outcome in answer.items()})
+    return found
+
+
+def _figures_of_outcome(outcome: Outcome) -> _Figures:
+    if outcome.is_access:
+        return _Figures(allowed=outcome.allowed)
+    return _Figures(
+        allowed=outcome.allowed,
+        usage=outcome.usage,
+        used=outcome.used,
+        overage=outcome.overage,
+        debt=outcome.debt,
+        forgiven=outcome.forgiven,
+        limit=outcome.limit,
+        used_in_force=outcome.used_in_force,
+        overage_counted=outcome.overage_counted,
+        level=outcome.level,
+        over_allocated=outcome.over_allocated,
+    )
