@@ -13,7 +13,7 @@ strictly increases within a customer. Tests and rebuilds pass the instants inste
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
 import msgspec
@@ -27,8 +27,10 @@ from ledger_worker.domain.decide import (
     DUE_MAX,
     CustomerHead,
     Decided,
+    DecidedCustomer,
     DecidedEvent,
     Loaded,
+    LoadedCustomer,
     NeedsHistory,
     Told,
     TooManyDue,
@@ -37,12 +39,14 @@ from ledger_worker.domain.decide import (
     refusal,
 )
 from ledger_worker.domain.events import (
+    EntitlementAssigned,
     Event,
-    PurchaseCompleted,
+    OfferReached,
+    PurchaseTransferred,
     SourceFact,
-    SubscriptionActivated,
-    SubscriptionRenewed,
+    SubscriptionTransferred,
     UsageRecorded,
+    UsageReversed,
     content_hash,
     event_key,
     fact_bytes,
@@ -51,7 +55,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Account, Grant, Posting
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.settlement import History
-from ledger_worker.domain.sources import SourceState
+from ledger_worker.domain.sources import SourceState, skus_of
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.kafka.murmur2 import murmur2
 from ledger_worker.metrics import Stage, Stages
@@ -172,14 +176,17 @@ def apply_batch(
     does what was not done.
     """
     attempts = 0
+    named: frozenset[str] = frozenset()
     for _ in range(_CATCH_UPS_MAX):
         try:
             with engine.connect() as connection, connection.begin():
-                applied = _transact(connection, batch, catalogues, stages, instants)
+                applied = _transact(connection, batch, catalogues, stages, instants, named)
                 stages.reached(Stage.WRITTEN)
             stages.reached(Stage.COMMITTED)
         except _ManyDueError as many:
             _book_due_apart(engine, many.due_at, catalogues)
+        except _MoreCustomersError as more:
+            named |= more.customer_ids
         except DBAPIError as error:
             attempts += 1
             if attempts == ATTEMPTS_MAX or getattr(error.orig, "sqlstate", None) not in _VICTIM_SQLSTATES:
@@ -196,13 +203,16 @@ def rehearse_batch(
 
     What had to be caught up with first stays booked: it was due whatever becomes of the batch.
     """
+    named: frozenset[str] = frozenset()
     for _ in range(_CATCH_UPS_MAX):
         try:
             with engine.connect() as connection, connection.begin() as transaction:
-                applied = _transact(connection, batch, catalogues, stages, instants)
+                applied = _transact(connection, batch, catalogues, stages, instants, named)
                 transaction.rollback()
         except _ManyDueError as many:
             _book_due_apart(engine, many.due_at, catalogues)
+        except _MoreCustomersError as more:
+            named |= more.customer_ids
         else:
             return applied
     raise _never_caught_up()
@@ -222,21 +232,40 @@ class _ManyDueError(Exception):
         self.due_at = due_at
 
 
+class _MoreCustomersError(Exception):
+    """Under the locks it shows that more customers are tied to those that were locked: lock them all from the start."""
+
+    def __init__(self, customer_ids: frozenset[str]) -> None:
+        super().__init__(", ".join(sorted(customer_ids)))
+        self.customer_ids = customer_ids
+
+
 def _never_caught_up() -> BrokenInvariantError:
     return BrokenInvariantError(f"customers still have too much due after {_CATCH_UPS_MAX} transactions of their own")
 
 
-class _Work(msgspec.Struct):
-    """The batch by customer: the places of their deliveries in it, and each delivery as it is to be decided."""
+class _Group(msgspec.Struct):
+    """Customers that are decided together: most often one alone.
 
-    places: dict[str, list[int]]
-    told: dict[str, list[Told]]
+    `places` are those of their deliveries in the batch, `told` each delivery as it is to be decided, `keys` the sources
+    that are spoken of.
+    """
+
+    customer_ids: list[str]
+    places: list[int]
+    told: list[Told]
+    keys: list[str]
 
 
 def _transact(
-    connection: Connection, batch: Batch, catalogues: Catalogues, stages: Stages, instants: Instants
+    connection: Connection,
+    batch: Batch,
+    catalogues: Catalogues,
+    stages: Stages,
+    instants: Instants,
+    named: frozenset[str],
 ) -> Applied:
-    """Everything but the commit, in the order that the module tells."""
+    """Everything but the commit, in the order that the module tells; `named` customers are locked beside all others."""
     catalogue_store.lock_shared(connection)
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogues.at(connection, ledger.catalogue_version)
@@ -245,23 +274,28 @@ def _transact(
     )
     stages.reached(Stage.FENCED)
 
-    customer_ids = sorted({delivery.event.customer_id for delivery in batch.deliveries}, key=str.encode)
-    customers_store.lock(connection, customer_ids, murmur2)
+    spoken_of = {source for source in map(_source_of, batch.deliveries) if source is not None}
+    claimants = sources_store.read_owners(connection, sorted(spoken_of, key=str.encode))
+    wanted = {*named, *claimants.values(), *(each for one in batch.deliveries for each in _named_by(one.event))}
+    customer_ids = customers_store.lock(connection, sorted(wanted, key=str.encode), murmur2)
     heads, key_hashes = customers_store.read_heads(connection, customer_ids)
     _require_not_parked(heads)
     stages.reached(Stage.LOCKED)
 
-    work = _work(connection, batch.deliveries, instants(connection, batch.deliveries))
+    told = _told(connection, batch.deliveries, instants(connection, batch.deliveries))
     stages.reached(Stage.INBOX)
 
     usage_kept = timedelta(days=ledger.usage_kept_days)
-    loaded = _load(connection, work, heads, catalogue, usage_kept)
+    claimants = _claimed(connection, told, catalogue, usage_kept)
+    _require_all_locked(heads, claimants)
+    groups = _groups(told, heads, claimants)
+    loaded = _load(connection, groups, heads, claimants, catalogue)
     stages.reached(Stage.LOADED)
 
-    decided = _decide(connection, work, loaded, catalogue, ledger)
+    decided = _decide(connection, groups, loaded, catalogue, ledger)
     stages.reached(Stage.DECIDED)
 
-    return _write(connection, batch, work, decided, ledger, key_hashes)
+    return _write(connection, batch, groups, decided, ledger, key_hashes)
 
 
 def _require_not_parked(heads: Mapping[str, CustomerHead]) -> None:
@@ -272,179 +306,255 @@ def _require_not_parked(heads: Mapping[str, CustomerHead]) -> None:
         raise BrokenInvariantError(msg)
 
 
+def _require_all_locked(heads: Mapping[str, CustomerHead], claimants: Mapping[str, str]) -> None:
+    """Ties are read before the locks; where they have grown meanwhile, the transaction begins again with all locked."""
+    needed = {*claimants.values(), *(other for head in heads.values() for other in head.linked)}
+    if not needed <= heads.keys():
+        raise _MoreCustomersError(frozenset(needed | heads.keys()))
+
+
+def _named_by(event: Event) -> tuple[str, ...]:
+    """The customers that an event names."""
+    fact = event.fact
+    if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
+        return (event.customer_id, fact.to_customer_id)
+    return (event.customer_id,)
+
+
+def _source_of(delivery: Delivery) -> str | None:
+    """The source that a delivery speaks of."""
+    fact = delivery.event.fact
+    if isinstance(fact, SourceFact):
+        return source_key(fact)
+    return fact.source_key if isinstance(fact, OfferReached) else None
+
+
 # -- load ----------------------------------------------------------------------------------------------------
 
 
-def _work(connection: Connection, deliveries: Sequence[Delivery], instants: Sequence[datetime]) -> _Work:
+def _told(connection: Connection, deliveries: Sequence[Delivery], instants: Sequence[datetime]) -> list[Told]:
+    """Each delivery as it is to be decided, with what the inbox knows of it."""
     keys = [event_key(delivery.event.event_source, delivery.event.event_id) for delivery in deliveries]
     asked = [(delivery.event.customer_id, key) for delivery, key in zip(deliveries, keys, strict=True)]
     known = inbox_store.find(connection, asked)
-    work = _Work({}, {})
-    for place, (delivery, key, now) in enumerate(zip(deliveries, keys, instants, strict=True)):
+    all_told = []
+    for delivery, key, now in zip(deliveries, keys, instants, strict=True):
         event = delivery.event
         payload = fact_bytes(event.fact)
-        told = Told(
-            event=event,
-            key=key,
-            content_hash=content_hash(event, payload),
-            payload=payload,
-            now=now,
-            known_hash=known.get((event.customer_id, key)),
+        all_told.append(
+            Told(
+                event=event,
+                key=key,
+                content_hash=content_hash(event, payload),
+                payload=payload,
+                now=now,
+                known_hash=known.get((event.customer_id, key)),
+            )
         )
-        work.places.setdefault(event.customer_id, []).append(place)
-        work.told.setdefault(event.customer_id, []).append(told)
-    return work
+    return all_told
+
+
+def _claimed(
+    connection: Connection, all_told: Sequence[Told], catalogue: Catalogue, usage_kept: timedelta
+) -> dict[str, str]:
+    """Of whom each source that is spoken of was first told.
+
+    A source nobody was told of is claimed for the customer of the first event that is not refused.
+    """
+    first_told: dict[str, str] = {}
+    spoken_of: set[str] = set()
+    seen: set[tuple[str, UUID]] = set()
+    for told in all_told:
+        event = told.event
+        fact = event.fact
+        if isinstance(fact, OfferReached):
+            spoken_of.add(fact.source_key)
+        if not isinstance(fact, SourceFact):
+            continue
+        key = source_key(fact)
+        spoken_of.add(key)
+        is_known = told.known_hash is not None or (event.customer_id, told.key) in seen
+        if not is_known and refusal(event, told.now, catalogue, usage_kept) is None:
+            seen.add((event.customer_id, told.key))
+            first_told.setdefault(key, event.customer_id)
+    keys = sorted(spoken_of, key=str.encode)
+    claimants = sources_store.read_owners(connection, keys)
+    unclaimed = {key: customer_id for key, customer_id in first_told.items() if key not in claimants}
+    if unclaimed:
+        sources_store.claim(connection, unclaimed)
+        claimants = sources_store.read_owners(connection, keys)
+    return claimants
+
+
+def _groups(all_told: Sequence[Told], heads: Mapping[str, CustomerHead], claimants: Mapping[str, str]) -> list[_Group]:
+    """The customers of the batch, those that an event or a tie connects together, in key order of their first."""
+    group_of = {customer_id: _Group([customer_id], [], [], []) for customer_id in heads}
+
+    def unite(one_id: str, other_id: str) -> None:
+        one, other = group_of[one_id], group_of[other_id]
+        if one is not other:
+            one.customer_ids += other.customer_ids
+            for customer_id in other.customer_ids:
+                group_of[customer_id] = one
+
+    for customer_id, head in heads.items():
+        for other in head.linked:
+            unite(customer_id, other)
+    for told in all_told:
+        fact = told.event.fact
+        for other in _named_by(told.event)[1:]:
+            unite(told.event.customer_id, other)
+        if isinstance(fact, SourceFact):
+            unite(told.event.customer_id, claimants.get(source_key(fact), told.event.customer_id))
+    for place, told in enumerate(all_told):
+        group = group_of[told.event.customer_id]
+        group.places.append(place)
+        group.told.append(told)
+        fact = told.event.fact
+        if isinstance(fact, SourceFact):
+            group.keys.append(source_key(fact))
+        elif isinstance(fact, OfferReached):
+            group.keys.append(fact.source_key)
+    groups = {id(group): group for group in group_of.values() if group.told}
+    for group in groups.values():
+        group.customer_ids.sort(key=str.encode)
+    return sorted(groups.values(), key=_first_customer)
+
+
+def _first_customer(group: _Group) -> bytes:
+    return group.customer_ids[0].encode()
 
 
 def _load(
     connection: Connection,
-    work: _Work,
+    groups: Sequence[_Group],
     heads: Mapping[str, CustomerHead],
+    claimants: Mapping[str, str],
     catalogue: Catalogue,
-    usage_kept: timedelta,
-) -> dict[str, Loaded]:
-    """What the decision about each customer reads, by customer."""
-    if not heads:
-        return {}
-    owners, states = _load_sources(connection, work, catalogue, usage_kept)
-    pairs = _touched(work, owners, states, catalogue)
-    accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(work, heads))
-    open_pairs = sorted({*pairs, *accounts})
-    grants = accounts_store.read_open_grants(connection, open_pairs)
+) -> list[Loaded]:
+    """What the decision about each group reads, in the order of the groups."""
+    asked = sorted({(claimants[key], key) for group in groups for key in group.keys if key in claimants})
+    states = {key: state for (_, key), state in sources_store.read_states(connection, asked).items()}
+    pairs = _touched(groups, states, catalogue)
+    accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(groups, heads))
+    grants = accounts_store.read_open_grants(connection, sorted({*pairs, *accounts}))
+    awaiting = _awaiting(connection, groups)
     accounts_of: dict[str, dict[str, Account]] = {customer_id: {} for customer_id in heads}
     for (customer_id, entitlement), account in accounts.items():
         accounts_of[customer_id][entitlement] = account
-    states_of: dict[str, dict[str, SourceState]] = {customer_id: {} for customer_id in heads}
-    for (customer_id, key), state in states.items():
-        states_of[customer_id][key] = state
     nothing: list[Grant] = []
-    return {
-        customer_id: Loaded(
-            head=head,
-            sources=states_of[customer_id],
-            owners=owners,
-            accounts=accounts_of[customer_id],
-            grants=grants.get(customer_id, nothing),
-            histories={},
+    return [
+        Loaded(
+            customers={
+                customer_id: LoadedCustomer(
+                    head=heads[customer_id],
+                    accounts=accounts_of[customer_id],
+                    grants=grants.get(customer_id, nothing),
+                    histories={},
+                )
+                for customer_id in group.customer_ids
+            },
+            sources={key: states[key] for key in group.keys if key in states},
+            claimants=claimants,
+            awaiting={key: awaiting[key] for key in group.keys if key in awaiting},
         )
-        for customer_id, head in heads.items()
-    }
+        for group in groups
+    ]
 
 
-def _last_instant(work: _Work, heads: Mapping[str, CustomerHead]) -> datetime:
+def _last_instant(groups: Sequence[_Group], heads: Mapping[str, CustomerHead]) -> datetime:
     """No event of the batch is recorded later: its instant, raised behind the customer's last and what is booked first.
 
     What falls due in between has to be loaded, also for an account that no event touches: else a split would show.
     """
-    instants = [told.now for all_told in work.told.values() for told in all_told]
+    instants = [told.now for group in groups for told in group.told]
     instants += [head.recorded_at for head in heads.values() if head.recorded_at is not None]
-    recorded = sum(1 + DUE_MAX for all_told in work.told.values() for _ in all_told)
-    return max(instants) + recorded * timedelta(microseconds=1)
+    recorded = sum((1 + DUE_MAX) * len(group.customer_ids) * len(group.told) for group in groups)
+    return max(instants, default=_BEGINNING) + recorded * timedelta(microseconds=1)
 
 
-def _load_sources(
-    connection: Connection, work: _Work, catalogue: Catalogue, usage_kept: timedelta
-) -> tuple[dict[str, str], dict[tuple[str, str], SourceState]]:
-    """Who owns each source that is spoken of, and its state.
-
-    A source nobody owns belongs to the customer it is first told of, by an event that is not refused.
-    """
-    first_told: dict[str, tuple[int, str]] = {}
-    spoken_of = []
-    for customer_id, all_told in work.told.items():
-        if not any(isinstance(told.event.fact, SourceFact) for told in all_told):
-            continue
-        seen: set[UUID] = set()
-        for place, told in zip(work.places[customer_id], all_told, strict=True):
-            is_known = told.known_hash is not None or told.key in seen
-            is_taken = not is_known and refusal(told.event, told.now, catalogue, usage_kept) is None
-            if is_taken:
-                seen.add(told.key)
-            if isinstance(told.event.fact, SourceFact):
-                key = source_key(told.event.fact)
-                spoken_of.append((customer_id, key))
-                if is_taken and (key not in first_told or place < first_told[key][0]):
-                    first_told[key] = (place, customer_id)
-    keys = sorted({key for _, key in spoken_of}, key=str.encode)
-    owners = sources_store.read_owners(connection, keys)
-    unowned = {key: customer_id for key, (_, customer_id) in first_told.items() if key not in owners}
-    if unowned:
-        sources_store.claim(connection, unowned)
-        owners = sources_store.read_owners(connection, keys)
-    return owners, sources_store.read_states(connection, sorted(set(spoken_of)))
+def _awaiting(connection: Connection, groups: Sequence[_Group]) -> dict[str, list[Event]]:
+    """Facts that wait for one of the transfers in the batch."""
+    transferred = {
+        (customer_id, source_key(told.event.fact))
+        for group in groups
+        for told in group.told
+        if isinstance(told.event.fact, PurchaseTransferred | SubscriptionTransferred)
+        for customer_id in group.customer_ids
+    }
+    if not transferred:
+        return {}
+    ids, keys = sorted({pair[0] for pair in transferred}), sorted({pair[1] for pair in transferred})
+    return inbox_store.find_awaiting(connection, ids, keys)
 
 
 def _touched(
-    work: _Work,
-    owners: Mapping[str, str],
-    states: Mapping[tuple[str, str], SourceState],
-    catalogue: Catalogue,
+    groups: Sequence[_Group], states: Mapping[str, SourceState], catalogue: Catalogue
 ) -> list[tuple[str, str]]:
     """The accounts that the events may touch.
 
-    Those of the usage, and of everything any version of the sources' offers gives.
+    Those of the usage, and of everything any version of the sources' offers gives; of all customers of a group.
     """
     touched = set()
-    for customer_id, all_told in work.told.items():
+    for group in groups:
         skus: set[str] = set()
-        for told in all_told:
-            fact = told.event.fact
-            if isinstance(fact, UsageRecorded):
-                touched.add((customer_id, fact.entitlement))
+        entitlements: set[str] = set()
+        facts = [told.event.fact for told in group.told]
+        facts += [recorded.fact for key in group.keys if key in states for _, recorded in states[key].facts]
+        for fact in facts:
+            if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned):
+                entitlements.add(fact.entitlement)
             elif isinstance(fact, SourceFact):
-                skus |= _skus(fact)
-                key = source_key(fact)
-                if owners.get(key) == customer_id and (customer_id, key) in states:
-                    for _, recorded in states[customer_id, key].facts:
-                        skus |= _skus(recorded.fact)
+                skus |= skus_of(fact)
         for sku in skus:
             for offer in catalogue.offers.get(sku, ()):
-                touched |= {(customer_id, allowance.entitlement) for allowance in offer.allowances}
+                entitlements |= {allowance.entitlement for allowance in offer.allowances}
+        touched |= {(customer_id, entitlement) for customer_id in group.customer_ids for entitlement in entitlements}
     return sorted(touched)
 
 
-def _skus(fact: SourceFact) -> set[str]:
-    if isinstance(fact, PurchaseCompleted):
-        return {line.sku for line in fact.lines}
-    if isinstance(fact, SubscriptionActivated | SubscriptionRenewed):
-        return {item.sku for item in fact.items}
-    return set()
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 # -- decide --------------------------------------------------------------------------------------------------
 
 
 def _decide(
-    connection: Connection, work: _Work, loaded: dict[str, Loaded], catalogue: Catalogue, ledger: LedgerState
-) -> dict[str, Decided]:
-    """Every customer is decided, in key order. Raises _ManyDueError when some must be caught up first.
+    connection: Connection,
+    groups: Sequence[_Group],
+    loaded: list[Loaded],
+    catalogue: Catalogue,
+    ledger: LedgerState,
+) -> list[Decided]:
+    """Every group is decided, in order. Raises _ManyDueError when some customers must be caught up first.
 
-    Each round loads the history of one account more of each customer that asks, and none twice: it ends with accounts.
+    Each round loads the history of one account more of each group that asks, and none twice: it ends with accounts.
     """
     usage_kept = timedelta(days=ledger.usage_kept_days)
-    decided: dict[str, Decided] = {}
-    undecided = list(loaded)
+    decided: dict[int, Decided] = {}
+    undecided = list(range(len(groups)))
     many_due: dict[str, datetime] = {}
     while undecided:
-        needed = []
-        for customer_id in undecided:
+        needed: dict[tuple[str, str], int] = {}
+        for place in undecided:
             found = decide(
-                loaded[customer_id], work.told[customer_id], catalogue, timeline=ledger.timeline, usage_kept=usage_kept
+                loaded[place], groups[place].told, catalogue, timeline=ledger.timeline, usage_kept=usage_kept
             )
             if isinstance(found, NeedsHistory):
-                _require_not_loaded(loaded[customer_id], found)
-                needed.append((customer_id, found.entitlement))
+                _require_not_loaded(loaded[place], found)
+                needed[found.customer_id, found.entitlement] = place
             elif isinstance(found, TooManyDue):
-                many_due[customer_id] = found.now
+                many_due[found.customer_id] = found.now
             else:
-                decided[customer_id] = found
-        histories = accounts_store.read_histories(connection, needed) if needed else {}
+                decided[place] = found
+        histories = accounts_store.read_histories(connection, sorted(needed)) if needed else {}
         for (customer_id, entitlement), history in histories.items():
-            loaded[customer_id] = _with_history(loaded[customer_id], entitlement, history)
-        undecided = [customer_id for customer_id, _ in needed]
+            place = needed[customer_id, entitlement]
+            loaded[place] = _with_history(loaded[place], customer_id, entitlement, history)
+        undecided = sorted(needed.values())
     if many_due:
         raise _ManyDueError(many_due)
-    return {customer_id: decided[customer_id] for customer_id in loaded}
+    return [decided[place] for place in range(len(groups))]
 
 
 def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: Catalogues) -> None:
@@ -454,35 +564,46 @@ def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: 
             catalogue_store.lock_shared(connection)
             ledger = catalogue_store.read_ledger(connection)
             catalogue = catalogues.at(connection, ledger.catalogue_version)
-            customers_store.lock(connection, [customer_id], murmur2)
-            heads, key_hashes = customers_store.read_heads(connection, [customer_id])
+            locked = customers_store.lock(connection, [customer_id], murmur2)
+            heads, key_hashes = customers_store.read_heads(connection, locked)
+            _require_all_locked(heads, {})
+            group = _Group(list(heads), [], [], [])
             accounts = accounts_store.read_accounts(connection, [], [customer_id], now)
+            pairs = [(each, entitlement) for each in heads for _, entitlement in accounts]
+            accounts |= accounts_store.read_accounts(connection, pairs, [], _BEGINNING)
             grants = accounts_store.read_open_grants(connection, list(accounts))
             loaded = Loaded(
-                head=heads[customer_id],
+                customers={
+                    each: LoadedCustomer(
+                        head=head,
+                        accounts={name: account for (owner, name), account in accounts.items() if owner == each},
+                        grants=grants.get(each, []),
+                        histories={},
+                    )
+                    for each, head in heads.items()
+                },
                 sources={},
-                owners={},
-                accounts={entitlement: account for (_, entitlement), account in accounts.items()},
-                grants=grants.get(customer_id, []),
-                histories={},
+                claimants={},
             )
-            found = book_due(loaded, now, catalogue, timeline=ledger.timeline)
+            found = book_due(loaded, customer_id, now, catalogue, timeline=ledger.timeline)
             while isinstance(found, NeedsHistory):
                 _require_not_loaded(loaded, found)
-                pair = (customer_id, found.entitlement)
+                pair = (found.customer_id, found.entitlement)
                 history = accounts_store.read_histories(connection, [pair])[pair]
-                loaded = _with_history(loaded, found.entitlement, history)
-                found = book_due(loaded, now, catalogue, timeline=ledger.timeline)
-            _write(connection, Batch(), _Work({}, {}), {customer_id: found}, ledger, key_hashes)
+                loaded = _with_history(loaded, *pair, history)
+                found = book_due(loaded, customer_id, now, catalogue, timeline=ledger.timeline)
+            _write(connection, Batch(), [group], [found], ledger, key_hashes)
 
 
-def _with_history(loaded: Loaded, entitlement: str, history: History) -> Loaded:
-    return msgspec.structs.replace(loaded, histories={**loaded.histories, entitlement: history})
+def _with_history(loaded: Loaded, customer_id: str, entitlement: str, history: History) -> Loaded:
+    customer = loaded.customers[customer_id]
+    with_it = msgspec.structs.replace(customer, histories={**customer.histories, entitlement: history})
+    return msgspec.structs.replace(loaded, customers={**loaded.customers, customer_id: with_it})
 
 
 def _require_not_loaded(loaded: Loaded, needed: NeedsHistory) -> None:
-    if needed.entitlement in loaded.histories:
-        msg = f"customer {loaded.head.customer_id}: the whole history of {needed.entitlement} is asked for again"
+    if needed.entitlement in loaded.customers[needed.customer_id].histories:
+        msg = f"customer {needed.customer_id}: the whole history of {needed.entitlement} is asked for again"
         raise BrokenInvariantError(msg)
 
 
@@ -492,8 +613,8 @@ def _require_not_loaded(loaded: Loaded, needed: NeedsHistory) -> None:
 def _write(
     connection: Connection,
     batch: Batch,
-    work: _Work,
-    decided: Mapping[str, Decided],
+    groups: Sequence[_Group],
+    decided: Sequence[Decided],
     ledger: LedgerState,
     key_hashes: Mapping[str, int],
 ) -> Applied:
@@ -502,11 +623,11 @@ def _write(
     inbox: list[inbox_store.InboxRow] = []
     dead_letters: list[DeadLetterRow] = []
     duplicates: list[int] = []
-    failed_at = max((told.now for all_told in work.told.values() for told in all_told), default=None)
+    failed_at = max((told.now for group in groups for told in group.told), default=None)
     if failed_at is None and batch.rejected:
         failed_at = customers_store.clock(connection)
-    for customer_id, one in decided.items():
-        places = work.places.get(customer_id, [])
+    for group, one in zip(groups, decided, strict=True):
+        places = group.places
         duplicates += [places[told] for told in one.duplicates]
         for event in one.events:
             outcomes[event.outcome.value] += event.told is not None
@@ -533,19 +654,20 @@ def _write(
     if duplicates or kept:
         outcomes[Outcome.DUPLICATE.value] += len(duplicates) + len(kept)
 
-    changes = _outgoing(batch, work, decided, ledger, key_hashes)
-    postings: list[tuple[str, Posting]] = [(key, posting) for key, one in decided.items() for posting in one.postings]
+    changes = _outgoing(batch, groups, decided, ledger, key_hashes)
+    customers = {key: customer for one in decided for key, customer in one.customers.items()}
+    postings: list[tuple[str, Posting]] = [(key, posting) for key, one in customers.items() for posting in one.postings]
     inbox_store.insert(connection, inbox)
     postings_store.append(connection, postings)
-    sources_store.write_states(
-        connection,
-        [(key, source, state) for key, one in decided.items() for source, state in sorted(one.sources.items())],
-    )
+    sources_store.write_states(connection, _states(decided))
     accounts_store.write_accounts(
-        connection, [(key, account) for key, one in decided.items() for account in one.accounts]
+        connection, [(key, account) for key, one in customers.items() for account in one.accounts]
     )
-    accounts_store.write_grants(connection, [(key, grant) for key, one in decided.items() for grant in one.grants])
-    customers_store.write_heads(connection, [one.head for one in decided.values() if one.events or one.accounts])
+    accounts_store.write_grants(connection, [(key, grant) for key, one in customers.items() for grant in one.grants])
+    told_of = {event.event.customer_id for one in decided for event in one.events}
+    changed = [one.head for key, one in customers.items() if key in told_of or one.postings or one.accounts]
+    customers_store.write_heads(connection, changed)
+    customers_store.write_links(connection, [head for head in changed if head.linked])
     outgoing_store.append_changes(connection, changes)
     outgoing_store.append_dead_letters(connection, dead_letters)
     fence_store.count(connection, _counts(batch, repeated, dead_letters))
@@ -558,6 +680,12 @@ def _write(
     )
 
 
+def _states(decided: Sequence[Decided]) -> list[tuple[str, str, SourceState]]:
+    """The folded sources, each with the customer who keeps its state, in key order."""
+    states = [(state.claimant, key, state) for one in decided for key, state in one.sources.items()]
+    return sorted(states, key=lambda one: (one[0].encode(), one[1].encode()))
+
+
 def _inbox_row(event: DecidedEvent, delivery: Delivery | None) -> inbox_store.InboxRow:
     record = None if delivery is None else delivery.record
     traceparent = None if delivery is None else delivery.traceparent
@@ -568,37 +696,43 @@ def _inbox_row(event: DecidedEvent, delivery: Delivery | None) -> inbox_store.In
 
 def _outgoing(
     batch: Batch,
-    work: _Work,
-    decided: Mapping[str, Decided],
+    groups: Sequence[_Group],
+    decided: Sequence[Decided],
     ledger: LedgerState,
     key_hashes: Mapping[str, int],
 ) -> list[OutgoingChange]:
     outgoing = []
-    for customer_id, one in decided.items():
-        if not one.changes:
+    for group, one in zip(groups, decided, strict=True):
+        if not any(customer.changes for customer in one.customers.values()):
             continue
-        places = work.places.get(customer_id, [])
         traces = {
-            event.key: batch.deliveries[places[event.told]].traceparent
+            event.key: batch.deliveries[group.places[event.told]].traceparent
             for event in one.events
             if event.told is not None
         }
-        causes = {posting.number: traces.get(posting.event_key) for posting in one.postings}
-        lane = key_hashes[customer_id] % ledger.lanes
-        outgoing += [
-            OutgoingChange(
-                lane=lane,
-                customer_id=customer_id,
-                timeline=change.timeline,
-                sequence=change.sequence,
-                change_id=change.change_id,
-                payload=_payload(change),
-                traceparent=causes.get(change.posting),
-                recorded_at=change.recorded_at,
-            )
-            for change in one.changes
-        ]
+        for customer_id, customer in one.customers.items():
+            lane = key_hashes[customer_id] % ledger.lanes
+            outgoing += _changes_of(customer_id, customer, lane, traces)
     return outgoing
+
+
+def _changes_of(
+    customer_id: str, customer: DecidedCustomer, lane: int, traces: Mapping[UUID, str | None]
+) -> list[OutgoingChange]:
+    causes = {posting.number: traces.get(posting.event_key) for posting in customer.postings}
+    return [
+        OutgoingChange(
+            lane=lane,
+            customer_id=customer_id,
+            timeline=change.timeline,
+            sequence=change.sequence,
+            change_id=change.change_id,
+            payload=_payload(change),
+            traceparent=causes.get(change.posting),
+            recorded_at=change.recorded_at,
+        )
+        for change in customer.changes
+    ]
 
 
 def _payload(change: Change) -> bytes:

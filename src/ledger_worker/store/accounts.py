@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, Row, text
 
-from ledger_worker.domain.decide import BookedAccount
-from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, UsageFact
+from ledger_worker.domain.decide import BookedAccount, reversal_of
+from ledger_worker.domain.events import fact_of
+from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, Reversal, UsageFact
 from ledger_worker.domain.settlement import History, usage_tie
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
@@ -20,6 +22,7 @@ class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
 
     owed: tuple[Debt, ...] = ()
     overage_since: tuple[tuple[datetime, int], ...] = ()
+    waiting: tuple[UUID, ...] = ()
 
 
 _CARRIED = msgspec.msgpack.Decoder(_Carried)
@@ -50,7 +53,7 @@ ORDER BY customer_id, entitlement
 _READ_OPEN_GRANTS = text("""
 SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held,
        "grant".used,
-       "grant".expired, "grant".revoked, "grant".moved, "grant".terms
+       "grant".expired, "grant".revoked, "grant".moved, "grant".short, "grant".terms
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
 WHERE "grant".phase IN ('pending', 'active', 'ending')
@@ -59,7 +62,7 @@ WHERE "grant".phase IN ('pending', 'active', 'ending')
 _READ_ALL_GRANTS = text("""
 SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held,
        "grant".used,
-       "grant".expired, "grant".revoked, "grant".moved, "grant".terms
+       "grant".expired, "grant".revoked, "grant".moved, "grant".short, "grant".terms
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
 """)
@@ -69,7 +72,14 @@ SELECT event.customer_id, event.entitlement, event.event_key, event.counted_at, 
        event.event_id
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
-WHERE event.counted_at IS NOT NULL
+WHERE event.type = 'UsageRecorded'
+""")
+
+_READ_REVERSALS = text("""
+SELECT event.customer_id, event.entitlement, event.counted_at, event.payload, event.event_source, event.event_id
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
+JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
+WHERE event.type = 'UsageReversed'
 """)
 
 _READ_LINES = text("""
@@ -123,7 +133,7 @@ _WRITE_GRANTS = text("""
 INSERT INTO "grant" (
     customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted,
     available, held,
-    used, expired, revoked, moved, terms
+    used, expired, revoked, moved, short, parent_id, terms
 )
 SELECT booked.*
 FROM unnest(
@@ -131,11 +141,11 @@ FROM unnest(
     CAST(:amounts AS bigint[]), CAST(:effective_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
     CAST(:phases AS text[]), CAST(:set_by AS bigint[]), CAST(:granted AS bigint[]), CAST(:available AS bigint[]),
     CAST(:held AS bigint[]), CAST(:used AS bigint[]), CAST(:expired AS bigint[]), CAST(:revoked AS bigint[]),
-    CAST(:moved AS bigint[]), CAST(:terms AS bytea[])
+    CAST(:moved AS bigint[]), CAST(:short AS bigint[]), CAST(:parent_ids AS uuid[]), CAST(:terms AS bytea[])
 ) AS booked (
     customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted,
     available, held,
-    used, expired, revoked, moved, terms
+    used, expired, revoked, moved, short, parent_id, terms
 )
 ORDER BY booked.customer_id COLLATE "C", booked.grant_id
 ON CONFLICT (customer_id, grant_id) DO UPDATE SET
@@ -151,6 +161,8 @@ ON CONFLICT (customer_id, grant_id) DO UPDATE SET
     expired = EXCLUDED.expired,
     revoked = EXCLUDED.revoked,
     moved = EXCLUDED.moved,
+    short = EXCLUDED.short,
+    parent_id = EXCLUDED.parent_id,
     terms = EXCLUDED.terms
 """)
 
@@ -202,6 +214,7 @@ def read_accounts(
             last_end=last_end,
             level=level,
             next_transition_at=next_transition_at,
+            waiting=held_over.waiting,
         )
     return accounts
 
@@ -220,10 +233,11 @@ def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str,
 
 
 def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, History]:
-    """Everything each of these accounts ever saw: all grants, all usage, all lines summed by identity."""
+    """Everything each of these accounts ever saw: all grants, usage and reversals, all lines summed by identity."""
     grants: dict[Pair, list[Grant]] = {pair: [] for pair in pairs}
     usage: dict[Pair, list[UsageFact]] = {pair: [] for pair in pairs}
     lines: dict[Pair, list[Line]] = {pair: [] for pair in pairs}
+    reversals: dict[Pair, list[Reversal]] = {pair: [] for pair in pairs}
     asked = _asked(pairs)
     for row in connection.execute(_READ_ALL_GRANTS, asked).all():
         grant = _grant(row)
@@ -233,12 +247,24 @@ def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, 
     ).all():
         fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
         usage[customer_id, entitlement].append(fact)
+    for customer_id, entitlement, counted_at, payload, event_source, event_id in connection.execute(
+        _READ_REVERSALS, asked
+    ).all():
+        reversal = reversal_of(fact_of(bytes(payload)), event_source, event_id, counted_at)
+        if reversal is not None:
+            reversals[customer_id, entitlement].append(reversal)
     for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(
         _READ_LINES, asked
     ).all():
         lines[customer_id, entitlement].append(Line(Kind(kind), at, grant_id, usage_key, cut_id, units))
     return {
-        pair: History(grants=tuple(grants[pair]), usage=tuple(usage[pair]), lines=tuple(lines[pair])) for pair in pairs
+        pair: History(
+            grants=tuple(grants[pair]),
+            usage=tuple(usage[pair]),
+            lines=tuple(lines[pair]),
+            reversals=tuple(reversals[pair]),
+        )
+        for pair in pairs
     }
 
 
@@ -294,6 +320,8 @@ def write_grants(connection: Connection, booked: Sequence[tuple[str, Grant]]) ->
             "expired": of_integers(grant.expired for grant in grants),
             "revoked": of_integers(grant.revoked for grant in grants),
             "moved": of_integers(grant.moved for grant in grants),
+            "short": of_integers(grant.short for grant in grants),
+            "parent_ids": of_uuids(grant.terms.parent for grant in grants),
             "terms": of_bytes(msgspec.msgpack.encode(grant.terms) for grant in grants),
         },
     )
@@ -303,9 +331,9 @@ _NOTHING_CARRIED = _Carried()
 
 
 def _carried(account: Account) -> bytes | None:
-    if not account.owed and not account.overage_since:
+    if not account.owed and not account.overage_since and not account.waiting:
         return None
-    return msgspec.msgpack.encode(_Carried(account.owed, account.overage_since))
+    return msgspec.msgpack.encode(_Carried(account.owed, account.overage_since, account.waiting))
 
 
 def _asked(pairs: Sequence[Pair]) -> Mapping[str, str]:
@@ -324,4 +352,5 @@ def _grant(row: Row[Any]) -> Grant:
         expired=row.expired,
         revoked=row.revoked,
         moved=row.moved,
+        short=row.short,
     )

@@ -8,12 +8,12 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.decide import CustomerHead
+from ledger_worker.domain.side import CustomerHead
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts
 
-__all__ = ["clock", "lock", "read_heads", "write_heads"]
+__all__ = ["clock", "lock", "read_heads", "write_heads", "write_links"]
 
-_KNOWN = text("SELECT customer_id FROM customer WHERE customer_id = ANY(CAST(:ids AS text[]))")
+_LINKED = text("SELECT customer_id, linked FROM customer WHERE customer_id = ANY(CAST(:ids AS text[]))")
 
 _INSERT = text("""
 INSERT INTO customer (customer_id, key_hash)
@@ -32,7 +32,7 @@ FOR UPDATE
 """)
 
 _READ = text("""
-SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked, linked
 FROM customer
 WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)
@@ -52,24 +52,36 @@ FROM unnest(
 WHERE customer.customer_id = head.customer_id
 """)
 
+_WRITE_LINKS = text("""
+UPDATE customer
+SET linked = CAST(:linked AS text[])
+WHERE customer_id = :customer_id
+""")
 
-def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable[[str], int]) -> None:
-    """The rows of these customers exist and are held by this transaction; `key_hash` is asked only for missing ones.
 
-    A statement of its own on purpose: one that locked and read at once would read what was there before it had to wait.
+def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable[[str], int]) -> list[str]:
+    """The rows of these customers, and of all they are tied to, exist and are held; returns who they are.
+
+    Who is tied to whom is read before and may be out of date: whoever decides reads it again under the locks.
+    `key_hash` is asked only for rows that are missing. A statement of its own on purpose: one that locked and read at
+    once would read what was there before it had to wait.
     """
-    known = set(connection.execute(_KNOWN, {"ids": of_texts(customer_ids)}).scalars())
+    found = connection.execute(_LINKED, {"ids": of_texts(customer_ids)}).all()
+    known = {row.customer_id for row in found}
+    tied = {customer_id for row in found for customer_id in row.linked}
     missing = [customer_id for customer_id in customer_ids if customer_id not in known]
     if missing:
         connection.execute(_INSERT, {"ids": of_texts(missing), "hashes": of_integers(map(key_hash, missing))})
-    connection.execute(_LOCK, {"ids": of_texts(customer_ids)})
+    locked = sorted({*customer_ids, *tied}, key=str.encode) if tied else list(customer_ids)
+    connection.execute(_LOCK, {"ids": of_texts(locked)})
+    return locked
 
 
 def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dict[str, CustomerHead], dict[str, int]]:
     """Where each customer stands, and the hash of its key; both by customer id. Who decides holds the locks."""
     heads: dict[str, CustomerHead] = {}
     hashes: dict[str, int] = {}
-    for customer_id, key_hash, number, sequence, chain_head, recorded_at, is_parked in connection.execute(
+    for customer_id, key_hash, number, sequence, chain_head, recorded_at, is_parked, linked in connection.execute(
         _READ, {"ids": of_texts(customer_ids)}
     ).all():
         heads[customer_id] = CustomerHead(
@@ -79,6 +91,7 @@ def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dic
             chain_head=bytes(chain_head),
             recorded_at=recorded_at,
             is_parked=is_parked,
+            linked=tuple(linked),
         )
         hashes[customer_id] = key_hash
     return heads, hashes
@@ -104,3 +117,9 @@ def write_heads(connection: Connection, heads: Sequence[CustomerHead]) -> None:
             "instants": of_instants(head.recorded_at for head in heads),
         },
     )
+
+
+def write_links(connection: Connection, heads: Sequence[CustomerHead]) -> None:
+    """These customers are tied to whom `heads` says; a statement each, for transfers and merges are few."""
+    for head in heads:
+        connection.execute(_WRITE_LINKS, {"customer_id": head.customer_id, "linked": of_texts(head.linked)})
