@@ -3,14 +3,10 @@
 The oracle (`oracle`) reads a history from its beginning and follows every unit; it shares no rule with the ledger. Both
 answer for one instant: the ledger from its books, with what is due by then passed. Customers are independent unless a
 source moved between them or one went on as the other, so the oracle is asked for one group of linked customers at a
-time, in processes beside this one while the books are read.
+time: a millisecond or two for each.
 """
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -73,19 +69,10 @@ def compare(connection: Connection, history: Sequence[Event], at: datetime | Non
     at = at or customers.clock(connection)
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogue_store.read(connection, ledger.catalogue_version)
-    counted = dict(counted_elsewhere(connection))
+    counted = counted_elsewhere(connection)
     ids = sorted({customer_id for event in history for customer_id in _customers_of(event)}, key=str.encode)
-    processes = min(os.cpu_count() or 1, _PROCESSES_MAX)
-    with ProcessPoolExecutor(
-        processes,
-        # Threads of clients run in this process: a forked copy of it could wait for them for ever.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-    ) as pool:
-        portions = _portions(linked(history), processes)
-        asked = pool.map(_expected, [_Question(portion, catalogue, at, counted) for portion in portions])
-        booked = _booked(connection, ids, catalogue, at)
-        expected = {pair: figures for portion in asked for pair, figures in portion.items()}
+    booked = _booked(connection, ids, catalogue, at)
+    expected = _expected(linked(history), catalogue, at, counted)
     pairs = sorted(booked.keys() | expected.keys())
     differing = []
     for customer_id, entitlement in pairs:
@@ -131,8 +118,6 @@ def linked(history: Iterable[Event]) -> list[tuple[Event, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-_PROCESSES_MAX = 8
-_PORTIONS_PER_PROCESS = 8
 _CUSTOMERS_AT_ONCE = 1000
 
 
@@ -207,7 +192,7 @@ def _figures_of_book(book: Book, at: datetime) -> _Figures:
     )
 
 
-# -- the oracle's answer, in processes of its own --
+# -- the oracle's answer --
 
 
 class _NamesOfGrants:
@@ -224,33 +209,15 @@ class _NamesOfGrants:
         return child_id(parent, kind, cause)
 
 
-class _Question(msgspec.Struct, frozen=True):
-    """Some groups of linked customers, and all else that the oracle needs to know."""
-
-    groups: Sequence[tuple[Event, ...]]
-    catalogue: Catalogue
-    at: datetime
-    counted: dict[tuple[str, str], datetime]
-
-
-def _begin() -> None:
-    """A process of the oracle begins; Ctrl-C is for the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _portions(groups: Sequence[tuple[Event, ...]], processes: int) -> list[list[tuple[Event, ...]]]:
-    """The groups in portions of about the same weight, enough of them for the processes to end together."""
-    count = processes * _PORTIONS_PER_PROCESS
-    portions: list[list[tuple[Event, ...]]] = [[] for _ in range(count)]
-    for place, group in enumerate(sorted(groups, key=len, reverse=True)):
-        portions[place % count].append(group)
-    return [portion for portion in portions if portion]
-
-
-def _expected(question: _Question) -> dict[Pair, _Figures]:
+def _expected(
+    groups: Sequence[tuple[Event, ...]],
+    catalogue: Catalogue,
+    at: datetime,
+    counted: Mapping[tuple[str, str], datetime],
+) -> dict[Pair, _Figures]:
     found = {}
-    for group in question.groups:
-        answer = outcomes(group, question.catalogue, _NamesOfGrants(), question.at, question.counted)
+    for group in groups:
+        answer = outcomes(group, catalogue, _NamesOfGrants(), at, counted)
         found.update({pair: _figures_of_outcome(outcome) for pair, outcome in answer.items()})
     return found
 

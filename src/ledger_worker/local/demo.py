@@ -27,7 +27,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -43,6 +42,7 @@ from ledger_worker.kafka.reading import Reading, read_topic
 from ledger_worker.kafka.sending import OutgoingRecord, send
 from ledger_worker.kafka.topics import create, plan
 from ledger_worker.local import cluster
+from ledger_worker.local.comparison import Comparison, compare
 from ledger_worker.local.simulator.simulate import CATALOGUE_FILE, Simulation, Truth, simulate
 from ledger_worker.local.tuning import FAST
 from ledger_worker.operations.publish import publish
@@ -55,13 +55,10 @@ from ledger_worker.wire.catalogue_file import definitions_of_toml
 from ledger_worker.wire.decode import decode_change, decode_customer_state
 from ledger_worker.wire.schemas import FAMILY_OF, TopicFamily
 
-if TYPE_CHECKING:
-    from ledger_worker.local.comparison import Comparison
-
 __all__ = ["CUSTOMERS", "run"]
 
 CUSTOMERS = 3000
-"""How many customers the demo has unless told otherwise: about 37,000 records."""
+"""How many customers the demo has unless told otherwise: about 47,000 records."""
 
 _LEAD_RECORDS_MAX = 4000
 _WORKERS = 2
@@ -276,8 +273,6 @@ class _Demo:
         self._console.print(table)
 
     def _judge_customers(self, connection: Connection, truth: Truth) -> None:
-        from ledger_worker.local.comparison import compare
-
         began = time.monotonic()
         with self._console.status("asking the oracle about every customer"):
             connection.rollback()
@@ -393,7 +388,7 @@ class _Row(msgspec.Struct, frozen=True):
         return f"at least {self.least:,}" if self.least else "either way"
 
 
-def _in_words(found: "Comparison") -> list[str]:
+def _in_words(found: Comparison) -> list[str]:
     """The first things that differ, a sentence each, and how many more there are."""
     sentences = [
         f"customer {one.customer_id}, {one.entitlement}: {one.field} is {one.booked}, the oracle says {one.expected}"

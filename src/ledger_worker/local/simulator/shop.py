@@ -24,14 +24,14 @@ WITHOUT_PERIOD = "team-taster"
 UNKNOWN_SKU = "gift-box-2019"
 """A SKU that nobody has published an offer for."""
 
-_TEAM = (("api-calls", 12), ("exports", 2), ("render-minutes", 4), ("storage", 6))
+_TEAM = (("api-calls", 24), ("exports", 4), ("render-minutes", 7), ("storage", 8))
 USED_OF: Mapping[str, tuple[tuple[str, int], ...]] = {
-    "starter-weekly": (("api-calls", 9),),
+    "starter-weekly": (("api-calls", 15),),
     "team-weekly": _TEAM,
-    "pro-weekly": (("api-calls", 25), ("exports", 5), ("render-minutes", 7)),
-    "starter-monthly": (("api-calls", 20),),
+    "pro-weekly": (("api-calls", 40), ("exports", 5), ("render-minutes", 12)),
+    "starter-monthly": (("api-calls", 30),),
     "team-monthly": _TEAM,
-    "pro-monthly": (("api-calls", 40), ("exports", 6), ("render-minutes", 15), ("storage", 20)),
+    "pro-monthly": (("api-calls", 60), ("exports", 6), ("render-minutes", 25), ("storage", 30)),
     "more-exports": (("exports", 3),),
     "more-minutes": (("render-minutes", 6),),
     "calls-50": (("api-calls", 12),),

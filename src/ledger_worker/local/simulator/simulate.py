@@ -51,7 +51,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def simulate(*, customers: int, seed: int, now: datetime) -> Simulation:
-    """The lives of `customers` customers over the last ninety days before `now`, about 15 records each.
+    """The lives of `customers` customers over the last ninety days before `now`, about 16 records each.
 
     Of few customers the lives are fuller, so that every plot is told all the same.
     """
@@ -138,7 +138,7 @@ def _make_life(seed: int, number: int, now: datetime, parts: list[_Part]) -> Lif
             buy(life, part)
     if not parts and chance.random() < 0.6:  # noqa: PLR2004 - three in five subscribe
         subscribe(life)
-    for _ in range(chance.choices((0, 1, 2), (40, 40, 20))[0]):
+    for _ in range(max(chance.choices((0, 1, 2), (40, 40, 20))[0], 1 - life.sources)):
         buy(life)
     if _MERGE in parts or chance.random() < _MERGED_SHARE:
         _merge(life)

@@ -38,6 +38,7 @@ SUBSCRIPTION_PLOTS: Sequence[Plot] = (
     Plot(turns=("payment that comes too late",)),
     Plot(ending="is not paid"),
     Plot(turns=("upgrade", "grow"), weeks=False),
+    Plot(turns=("downgrade",), weeks=False),
     Plot(turns=("downgrade later",)),
     Plot(turns=("downgrade later", "upgrade", "grow")),
     Plot(turns=("downgrade later", "keep the schedule")),
@@ -66,6 +67,7 @@ SUBSCRIPTION_PLOTS: Sequence[Plot] = (
 _USUAL_TURNS = (
     "payment that comes late",
     "upgrade",
+    "downgrade",
     "downgrade later",
     "grow",
     "shrink",
@@ -100,7 +102,7 @@ def subscribe(life: Life, plot: Plot | None = None) -> None:
         start=start,
         end=start + length,
     )
-    rank = 1 if "downgrade later" in plot.turns else chance.choice((0, 0, 1))
+    rank = 1 if any(turn.startswith("downgrade") for turn in plot.turns) else chance.choice((0, 0, 1))
     subscription.set_plan(subscription.plans[rank], chance.choice((1, 1, 2, 3)))
     if chance.random() < _BEGINS_WITH_MORE_SHARE:
         sku = chance.choice(ADD_ONS)

@@ -58,6 +58,13 @@ def upgrade(subscription: Subscription, at: datetime) -> datetime:
     return at
 
 
+def _downgrade(subscription: Subscription, at: datetime) -> datetime:
+    """To the next smaller plan, at once; what was scheduled is off."""
+    _change_plan(subscription, at, _other_plan(subscription, -1))
+    subscription.scheduled = None
+    return at
+
+
 def _keep_the_schedule(subscription: Subscription, at: datetime) -> datetime:
     """To the largest plan for the rest of the period; what is scheduled for its end stays so."""
     _change_plan(subscription, at, subscription.plans[-1], keep_schedule=True)
@@ -314,6 +321,7 @@ def _transfer(subscription: Subscription, at: datetime) -> datetime:
 
 TURNS: dict[str, Callable[[Subscription, datetime], datetime]] = {
     "upgrade": upgrade,
+    "downgrade": _downgrade,
     "keep the schedule": _keep_the_schedule,
     "downgrade later": _downgrade_later,
     "restart the period": _restart_the_period,

@@ -8,7 +8,8 @@ __all__ = ["METERS", "use"]
 METERS = "meters"
 """The source of all usage."""
 
-_TIMES = (5, 13)
+_TIMES, _TIMES_MORE_MAX = (4, 9), 3
+"""How often a customer uses anything at all, and how often more for each thing it has."""
 _BEYOND_SHARE = 0.1
 """The share of usage at a time when what is used need not be there."""
 _REVERSED_SHARE, _REVERSED_TWICE_SHARE = 0.1, 0.25
@@ -18,7 +19,8 @@ _RESOURCES = (None, None, "the site", "the app")
 def use(life: Life) -> None:
     """The customer uses what it has, some times; a part of it is taken back later."""
     chance = life.chance
-    for place in range(chance.randint(*_TIMES) if life.used else 0):
+    times = chance.randint(*_TIMES) + sum(chance.randint(0, _TIMES_MORE_MAX) for _ in life.used)
+    for place in range(times if life.used else 0):
         used = chance.choice(life.used)
         until = min(used.until, life.now)
         is_beyond = chance.random() < _BEYOND_SHARE or until <= used.since
