@@ -1,4 +1,4 @@
-"""What must be true of a life after every step, whatever was told and in whatever order."""
+"""What must be true of customers after every step, whatever was told and in whatever order."""
 
 from collections import defaultdict
 from datetime import datetime
@@ -8,45 +8,63 @@ from uuid import UUID
 from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import Event
-from ledger_worker.domain.ledger import EFFECTS, GrantTerms, Kind, Line, Phase
+from ledger_worker.domain.ledger import EFFECTS, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.settlement import Book
-from ledger_worker.domain.sources import grant_id, terms
-from tests.domain.driver import Life
+from ledger_worker.domain.sources import child_id, grant_id, terms
+from ledger_worker.local.oracle.terms import Given, Suspended, TakenBack, given
+from ledger_worker.local.oracle.units import Outcome, outcomes
+from tests.domain.driver import Customer, World
 from tests.domain.histories import AFTER_ALL
-from tests.oracle.terms import Given, TakenBack, given
-from tests.oracle.units import Outcome, outcome
 
 Coverage = dict[UUID, dict[object, int]]
 """Of each usage, by inbox key: how many units each grant covers, and how many are overage, debt and forgiven."""
 
 
-def name_of_grant(source: str, line: str, sku: str, allowance: str, period_start: datetime | None) -> UUID:
-    return grant_id(source, line, sku, allowance, period_start, "")
+class Names:
+    """The ledger's own names of grants, for the oracle: only ties are broken by them."""
+
+    @staticmethod
+    def root(  # noqa: PLR0917 - a name has these parts
+        source: str, line: str, sku: str, allowance: str, period_start: datetime | None, segment: str
+    ) -> UUID:
+        return grant_id(source, line, sku, allowance, period_start, segment)
+
+    @staticmethod
+    def child(parent: UUID, kind: str, cause: str) -> UUID:
+        return child_id(parent, kind, cause)
 
 
-def kept_events(life: Life) -> list[Event]:
+NAMES = Names()
+
+
+def kept_events(world: World) -> list[Event]:
     """The events told that the ledger keeps, without the ledger's own."""
-    return [decided.event for decided in life.inbox.values() if decided.told is not None]
+    return [decided.event for decided in world.inbox.values() if decided.told is not None]
 
 
-def assert_all(life: Life) -> None:
+def assert_all(world: World) -> None:
     """Everything that must hold after each step."""
-    assert_conserved(life)
-    assert_numbered(life)
-    assert_settling_again_changes_nothing(life)
-    if life.head.recorded_at is not None:
-        assert_told(life)
-        assert_as_the_oracle_says(life, life.head.recorded_at)
+    for customer in world.customers.values():
+        assert_conserved(customer)
+        assert_numbered(world, customer)
+        assert_settling_again_changes_nothing(world, customer)
+        if customer.head.recorded_at is not None:
+            assert_told(world, customer)
+    assert_units_moved(world)
+    last = max((one.head.recorded_at for one in world.customers.values() if one.head.recorded_at), default=None)
+    if last is not None:
+        assert_as_the_oracle_says(world, last)
 
 
-def assert_conserved(life: Life) -> None:
+def assert_conserved(life: Customer) -> None:
     """Each grant and each account is conserved, adds up to its lines, and the account to its grants."""
     for grant in life.grants.values():
         counters = (grant.available, grant.held, grant.used, grant.expired, grant.revoked, grant.moved)
-        assert min(counters) >= 0, grant
+        assert min(*counters, grant.short) >= 0, grant
         if grant.terms.amount is not None:
             assert grant.granted == sum(counters), grant
-            assert grant.granted == (0 if grant.phase is Phase.VOID else grant.terms.amount), grant
+            if grant.terms.origin not in {Origin.ROLLOVER, Origin.REGRANT} or grant.phase is Phase.VOID:
+                assert grant.granted == (0 if grant.phase is Phase.VOID else grant.terms.amount), grant
     by_grant: dict[UUID | None, list[Line]] = defaultdict(list)
     by_account: dict[str, list[Line]] = defaultdict(list)
     for posting in life.postings:
@@ -66,31 +84,47 @@ def assert_conserved(life: Life) -> None:
         assert account.used_total == sum(grant.used for grant in grants), account
 
 
-def assert_numbered(life: Life) -> None:
+def assert_numbered(world: World, life: Customer) -> None:
     """Postings and changes are numbered without a gap, and the customer's instants strictly increase."""
     assert [posting.number for posting in life.postings] == list(range(1, life.head.posting_number + 1))
     assert [change.sequence for change in life.changes] == list(range(1, life.head.sequence + 1))
     assert len({change.change_id for change in life.changes}) == len(life.changes)
-    instants = [decided.recorded_at for decided in life.inbox.values()]
+    customer_id = life.head.customer_id
+    own = [decided for decided in world.inbox.values() if decided.event.customer_id == customer_id]
+    instants = [decided.recorded_at for decided in own]
     assert all(earlier < later for earlier, later in pairwise(instants)), instants
-    recorded = {decided.key: decided.recorded_at for decided in life.inbox.values()}
-    assert all(recorded[posting.event_key] == posting.recorded_at for posting in life.postings)
-    assert all(
-        posting.entries or any(change.posting == posting.number for change in life.changes) for posting in life.postings
-    )
+    posted_at = [posting.recorded_at for posting in life.postings]
+    assert all(earlier < later for earlier, later in pairwise(posted_at)), posted_at
+    for posting in life.postings:
+        cause = world.inbox[posting.told_to or customer_id, posting.event_key]
+        assert cause.recorded_at == posting.recorded_at
+        assert posting.entries or any(change.posting == posting.number for change in life.changes)
 
 
-def assert_settling_again_changes_nothing(life: Life) -> None:
+def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
     """Every account stands where a run from nothing over all its facts ends (RULES 4)."""
     for entitlement, account in life.accounts.items():
-        book = Book(life.catalogue.entitlements[entitlement], account, (), life.history(entitlement))
+        history = world.history_of(life.head.customer_id, entitlement)
+        book = Book(world.catalogue.entitlements[entitlement], account, (), history)
         lines = book._settle_again((life.head.recorded_at or AFTER_ALL, "9"))  # noqa: SLF001 -- the run itself
         assert lines == []
         assert book.account == account
         assert [life.grants[grant.terms.grant_id] for grant in book.touched_grants()] == book.touched_grants()
+        assert not book.made
 
 
-def assert_told(life: Life) -> None:
+def assert_units_moved(world: World) -> None:
+    """What a transfer took from one customer is what the other got."""
+    for customer in world.customers.values():
+        for grant in customer.grants.values():
+            terms = grant.terms
+            if terms.moves_to is None or terms.amount is None or terms.rolls_into is None or grant.phase is Phase.VOID:
+                continue
+            child = world.customers[terms.moves_to].grants[terms.rolls_into]
+            assert child.terms.amount == grant.moved, (grant, child)
+
+
+def assert_told(world: World, life: Customer) -> None:
     """A change was told whenever the told fields differed, and only then; each begins where the one before it ended."""
     last: dict[str, dict[str, object]] = {}
     for change in life.changes:
@@ -99,12 +133,13 @@ def assert_told(life: Life) -> None:
         assert before == last.get(change.entitlement, NOTHING[change.before.type]), change
         last[change.entitlement] = after
     assert life.head.recorded_at is not None
-    for entitlement, shown in life.pictures(life.head.recorded_at).items():
+    for entitlement in world.catalogue.entitlements:
+        shown = world.picture_of(life.head.customer_id, entitlement, life.head.recorded_at)
         assert told_fields(shown) == last.get(entitlement, NOTHING[shown.type]), shown
 
 
 def told_fields(shown: EntitlementPicture) -> dict[str, object]:
-    """What has to be told when it differs (RULES 32), of the fields that exist so far."""
+    """What has to be told when it differs (RULES 32)."""
     return {
         "access": shown.allowed,
         "allocation": shown.allocated,
@@ -116,6 +151,7 @@ def told_fields(shown: EntitlementPicture) -> dict[str, object]:
         "level": shown.level or 0,
         "has overage": bool(shown.overage),
         "has debt": bool(shown.debt),
+        "is short": bool(shown.over_allocated),
     }
 
 
@@ -131,6 +167,7 @@ def _nothing(units: int | None) -> dict[str, object]:
         "level": 0,
         "has overage": False,
         "has debt": False,
+        "is short": False,
     }
 
 
@@ -138,52 +175,73 @@ NOTHING = {EntitlementType.ACCESS.value: _nothing(None), EntitlementType.QUOTA.v
 """What is told of an entitlement that the customer never had, by its type."""
 
 
-def assert_as_the_oracle_says(life: Life, at: datetime) -> None:
+def assert_as_the_oracle_says(world: World, at: datetime) -> None:
     """Terms, every unit, and access at `at` are what a second opinion computes from the facts alone."""
-    events = kept_events(life)
+    events = kept_events(world)
     counted = {
         (decided.event.event_source, decided.event.event_id): decided.counted_at
-        for decided in life.inbox.values()
+        for decided in world.inbox.values()
         if decided.counted_at is not None
     }
-    assert sorted(booked_terms(life), key=_by_name) == sorted(
-        given(events, life.catalogue, name_of_grant), key=_by_name
-    )
-    expected = outcome(events, life.catalogue, name_of_grant, at, counted)
-    for entitlement, shown in life.pictures(at).items():
-        assert shown_units(shown) == expected_units(expected[entitlement]), entitlement
-    if at != life.head.recorded_at:
-        return
-    keys = {(decided.event.event_source, decided.event.event_id): decided.key for decided in life.inbox.values()}
-    for entitlement, account in life.accounts.items():
-        of = expected[entitlement]
-        booked = (account.usage, account.used_total, account.overage, account.debt, account.forgiven)
-        assert booked == (of.usage, of.used, of.overage, of.debt, of.forgiven), entitlement
-        assert coverage(life, entitlement) == {keys[usage]: dict(by) for usage, by in of.coverage.items()}
-        for key, counts in of.grants.items():
-            assert isinstance(key, UUID)
-            assert counts == booked_counts(life, key)
+    homes = dict(world.claimants)
+    expected_terms = [_comparable(one) for one in given(events, world.catalogue, NAMES, homes)]
+    assert sorted(booked_terms(world), key=_by_name) == sorted(expected_terms, key=_by_name)
+    expected = outcomes(events, world.catalogue, NAMES, at, counted, homes)
+    keys = {
+        (decided.event.customer_id, decided.event.event_source, decided.event.event_id): decided.key
+        for decided in world.inbox.values()
+    }
+    for customer_id, customer in world.customers.items():
+        for entitlement in world.catalogue.entitlements:
+            of = expected.get((customer_id, entitlement))
+            if of is None:
+                continue
+            shown = world.picture_of(customer_id, entitlement, at)
+            assert shown_units(shown) == expected_units(of), (customer_id, entitlement)
+            account = customer.accounts.get(entitlement)
+            if (
+                account is None
+                or at
+                != max(one.head.recorded_at for one in world.customers.values() if one.head.recorded_at is not None)
+                or (account.next_transition_at is not None and account.next_transition_at <= at)
+            ):
+                continue
+            booked = (account.usage, account.used_total, account.overage, account.debt, account.forgiven)
+            assert booked == (of.usage, of.used, of.overage, of.debt, of.forgiven), (customer_id, entitlement)
+            told = {keys[customer_id, *usage]: dict(by) for usage, by in of.coverage.items()}
+            assert coverage(world, entitlement, customer_id) == {key: by for key, by in told.items() if by}
+            for key, counts in of.grants.items():
+                assert counts == booked_counts(customer, key), (customer_id, entitlement)
 
 
-def booked_terms(life: Life) -> list[Given]:
+def booked_terms(world: World) -> list[Given]:
     """The terms that the sources give, in the oracle's shape; what is booked says the same."""
-    told = [one for key, state in life.sources.items() for one in terms(state, key, life.catalogue)]
-    booked = [grant.terms for grant in life.grants.values() if grant.phase is not Phase.VOID]
-    assert sorted(told, key=_id_of) == sorted(booked, key=_id_of)
-    return [_as_given(one) for one in told]
+    told = [
+        _as_given(held.terms, held.customer_id)
+        for key, state in world.sources.items()
+        for held in terms(state, key, world.catalogue)
+    ]
+    booked = [
+        _as_given(grant.terms, customer_id)
+        for customer_id, customer in world.customers.items()
+        for grant in customer.grants.values()
+        if grant.phase is not Phase.VOID and grant.terms.origin is not Origin.REGRANT
+    ]
+    assert sorted(told, key=_by_name) == sorted(booked, key=_by_name)
+    return told
 
 
-def booked_counts(life: Life, key: UUID) -> dict[str, int | None]:
+def booked_counts(life: Customer, key: UUID) -> dict[str, int | None]:
     grant = life.grants[key]
     if grant.terms.amount is None:
         return {"granted": None, "used": grant.used}
-    return {name: getattr(grant, name) for name in ("granted", "available", "used", "expired", "revoked")}
+    return {name: getattr(grant, name) for name in ("granted", "available", "used", "expired", "revoked", "moved")}
 
 
-def coverage(life: Life, entitlement: str) -> Coverage:
+def coverage(world: World, entitlement: str, customer_id: str = "ada") -> Coverage:
     """Who covers each usage, added up from the lines."""
     found: dict[UUID, dict[object, int]] = defaultdict(lambda: defaultdict(int))
-    for line in life.history(entitlement).lines:
+    for line in world.history_of(customer_id, entitlement).lines:
         if line.usage_key is None:
             continue
         of_usage = found[line.usage_key]
@@ -198,14 +256,18 @@ def coverage(life: Life, entitlement: str) -> Coverage:
             if change:
                 of_usage[state] += change * line.units
         assert line.kind is not Kind.GRANTED
-    return {usage: {by: units for by, units in of.items() if units} for usage, of in found.items()}
+    covered = {usage: {by: units for by, units in of.items() if units} for usage, of in found.items()}
+    return {usage: by for usage, by in covered.items() if by}
 
 
 def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
+    causes = shown.suspension_causes or ()
     if shown.type == EntitlementType.ACCESS.value:
-        return (shown.allowed,)
+        return (shown.allowed, shown.reason, causes)
     return (
         shown.allowed,
+        shown.reason,
+        causes,
         shown.limit,
         shown.used,
         shown.remaining,
@@ -213,14 +275,27 @@ def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
         shown.debt,
         shown.forgiven,
         shown.level,
+        shown.over_allocated,
     )
 
 
 def expected_units(of: Outcome) -> tuple[object, ...]:
     if of.is_access:
-        return (of.allowed,)
+        return (of.allowed, of.reason, of.suspended)
     remaining = None if of.limit is None else of.limit - of.used_in_force
-    return (of.allowed, of.limit, of.used_in_force, remaining, of.overage_counted, of.debt, of.forgiven, of.level)
+    return (
+        of.allowed,
+        of.reason,
+        of.suspended,
+        of.limit,
+        of.used_in_force,
+        remaining,
+        of.overage_counted,
+        of.debt,
+        of.forgiven,
+        of.level,
+        of.over_allocated,
+    )
 
 
 _GRANT_COUNTERS = ("granted", "available", "held", "used", "expired", "revoked", "moved")
@@ -231,28 +306,42 @@ def _sums(lines: list[Line], names: tuple[str, ...]) -> dict[str, int]:
     return {name: sum(getattr(EFFECTS[line.kind], name) * line.units for line in lines) for name in names}
 
 
-def _as_given(one: GrantTerms) -> Given:
+def _as_given(one: GrantTerms, holder: str) -> Given:
     return Given(
         name=one.grant_id,
+        holder=holder,
         source=one.source_key,
         line=one.line_id,
         sku=one.sku,
         allowance=one.allowance,
         entitlement=one.entitlement,
-        units=one.amount,
+        units=0 if one.origin is Origin.TRANSFER and one.amount is not None else one.amount,
         priority=one.priority,
         start=one.effective_at,
         end=one.expires_at,
         period_start=one.period_start,
-        taken_back=tuple(
-            TakenBack(cut.cut_id.removeprefix("refund/"), cut.at, cut.units, cut.policy.value) for cut in one.cuts
+        generation=one.generation,
+        parent=one.parent,
+        origin="" if one.origin is None else one.origin.value,
+        taken_back=tuple(sorted(TakenBack(cut.cut_id, cut.at, cut.units, cut.policy.value) for cut in one.cuts)),
+        suspensions=tuple(
+            sorted((Suspended(each.cause, each.starts_at, each.ends_at) for each in one.suspensions), key=_by_start)
         ),
+        rolls_into=None if one.moves_to else one.rolls_into,
+        rollover_max=one.rollover_max,
     )
+
+
+def _comparable(one: Given) -> Given:
+    """The oracle's grant with its lists in one order, and only of roll-over where its rest goes."""
+    return one._replace(
+        taken_back=tuple(sorted(one.taken_back)), suspensions=tuple(sorted(one.suspensions, key=_by_start))
+    )
+
+
+def _by_start(one: Suspended) -> tuple[datetime, str]:
+    return (one.starts, one.cause)
 
 
 def _by_name(one: Given) -> bytes:
     return one.name.bytes
-
-
-def _id_of(one: GrantTerms) -> bytes:
-    return one.grant_id.bytes

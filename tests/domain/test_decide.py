@@ -8,11 +8,11 @@ import pytest
 
 from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, LimitPolicy, OveragePolicy, RefundPolicy
 from ledger_worker.domain.changes import Change
-from ledger_worker.domain.decide import DUE_MAX, Decided, Loaded, Told, TooManyDue, book_due, decide
+from ledger_worker.domain.decide import DUE_MAX, Decided, Loaded, LoadedCustomer, Told, TooManyDue, book_due, decide
 from ledger_worker.domain.events import UNITS_MAX, Event, Fact, TransitionsDue, content_hash, event_key, fact_bytes
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from tests.domain.agreement import assert_all
-from tests.domain.driver import USAGE_KEPT, Life
+from tests.domain.driver import USAGE_KEPT, Life, World
 from tests.domain.telling import (
     MICROSECOND,
     MINUTE,
@@ -61,8 +61,7 @@ def test_the_same_event_again_is_a_duplicate_and_leaves_nothing() -> None:
 
     decided = life.tell((told("e0", day(1), bought()), day(5)))
 
-    assert (decided.duplicates, decided.events, decided.postings, decided.changes) == ((0,), (), (), ())
-    assert decided.head == life.head
+    assert (decided.duplicates, decided.events, decided.customers) == ((0,), (), {})
 
 
 def test_the_same_event_twice_in_one_batch_is_applied_once() -> None:
@@ -198,15 +197,14 @@ def test_a_message_says_what_came_and_what_was_expected() -> None:
 
 
 def test_a_fact_about_a_source_of_another_customer_is_kept_and_not_folded() -> None:
-    owners: dict[str, str] = {}
-    ada, bob = Life(PACK_OF_TEN, "ada", owners), Life(PACK_OF_TEN, "bob", owners)
-    ada.tell((told("p", day(1), bought()), day(1)))
+    world = World(PACK_OF_TEN)
+    world.tell((told("p", day(1), bought()), day(1)))
 
-    decided = bob.tell((told("r", day(2), refunded(), customer="bob"), day(2)))
+    decided = world.tell((told("r", day(2), refunded(), customer="bob"), day(2)))
 
     assert [event.outcome for event in decided.events] == [Outcome.AWAITING_TRANSFER]
-    assert (decided.postings, decided.sources, bob.grants) == ((), {}, {})
-    assert bob.tell((told("r", day(2), refunded(), customer="bob"), day(3))).duplicates == (0,)
+    assert (decided.customers["bob"].postings, decided.sources, world.customer("bob").grants) == ((), {}, {})
+    assert world.tell((told("r", day(2), refunded(), customer="bob"), day(3))).duplicates == (0,)
 
 
 # -- instants and numbers
@@ -236,7 +234,10 @@ def test_an_event_without_effect_makes_no_posting() -> None:
 
     decided = life.tell((told("again", day(2), bought()), day(2)))
 
-    assert ([event.outcome for event in decided.events], decided.postings) == ([Outcome.DUPLICATE_FACT], ())
+    assert ([event.outcome for event in decided.events], decided.customers["ada"].postings) == (
+        [Outcome.DUPLICATE_FACT],
+        (),
+    )
 
 
 # -- what falls due
@@ -313,8 +314,8 @@ def test_a_transition_of_which_nothing_comes_makes_neither_posting_nor_event() -
 
     decided = life.catch_up(day(3))
 
-    assert (decided.events, decided.postings, decided.changes) == ((), (), ())
-    assert life.catch_up(day(3)).accounts == ()
+    assert (decided.events, decided.customers["ada"].postings, decided.customers["ada"].changes) == ((), (), ())
+    assert life.catch_up(day(3)).customers["ada"].accounts == ()
 
 
 def many_due(packs: int) -> tuple[Life, Catalogue]:
@@ -327,14 +328,8 @@ def many_due(packs: int) -> tuple[Life, Catalogue]:
 
 
 def loaded(life: Life) -> Loaded:
-    return Loaded(
-        head=life.head,
-        sources=life.sources,
-        owners=life.owners,
-        accounts=life.accounts,
-        grants=life.open_grants("api"),
-        histories={},
-    )
+    customer = LoadedCustomer(head=life.head, accounts=life.accounts, grants=life.open_grants("api"), histories={})
+    return Loaded(customers={"ada": customer}, sources=life.sources, claimants=life.claimants)
 
 
 def as_told(event: Event, now: datetime) -> Told:
@@ -356,13 +351,13 @@ def test_more_than_a_hundred_due_are_booked_apart(packs: int, count: int | None)
         loaded(life), [as_told(told("u", day(3), used(1)), day(3))], offered, timeline=1, usage_kept=USAGE_KEPT
     )
 
-    assert found == TooManyDue(count=count, now=day(3)) if count else isinstance(found, Decided)
+    assert found == TooManyDue(customer_id="ada", count=count, now=day(3)) if count else isinstance(found, Decided)
 
 
 def test_a_hundred_at_most_are_booked_at_once_and_the_earliest_first() -> None:
     life, offered = many_due(250)
 
-    found = book_due(loaded(life), day(3), offered, timeline=1)
+    found = book_due(loaded(life), "ada", day(3), offered, timeline=1)
 
     assert isinstance(found, Decided)
     assert len(found.events) == DUE_MAX

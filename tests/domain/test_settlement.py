@@ -130,8 +130,8 @@ def test_usage_of_one_instant_burns_by_source_then_id() -> None:
         life.tell((told(event_id, day(2), used(4), source=source), day(3)))
 
     of_each = {
-        (decided.event.event_source, decided.event.event_id): coverage(life, "api").get(key)
-        for key, decided in life.inbox.items()
+        (decided.event.event_source, decided.event.event_id): coverage(life, "api").get(decided.key)
+        for decided in life.inbox.values()
     }
     (grant,) = life.grants
     assert of_each["a", "1"] == {grant: 4}
@@ -238,7 +238,7 @@ def test_full_with_debt_uncovers_the_latest_use_first() -> None:
     )
 
     by_day = {
-        decided.counted_at: coverage(life, "api")[key] for key, decided in life.inbox.items() if decided.counted_at
+        decided.counted_at: coverage(life, "api")[decided.key] for decided in life.inbox.values() if decided.counted_at
     }
     (grant,) = life.grants
     assert by_day == {day(2): {grant: 9}, day(3): {grant: 1, "debt": 8}}

@@ -73,6 +73,7 @@ __all__ = [
     "book_due",
     "decide",
     "refusal",
+    "reversal_of",
 ]
 
 AHEAD_MAX = timedelta(minutes=5)
@@ -222,6 +223,21 @@ def refusal(
             f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
         )
     return None
+
+
+def reversal_of(fact: Fact, event_source: str, event_id: str, counted_at: datetime) -> Reversal | None:
+    """The reversal that settlement sees of a recorded event; None for an event of another type."""
+    return _reversal(fact, event_source, event_id, counted_at) if isinstance(fact, UsageReversed) else None
+
+
+def _reversal(fact: UsageReversed, event_source: str, event_id: str, counted_at: datetime) -> Reversal:
+    return Reversal(
+        reversal_id=fact.reversal_id,
+        usage_key=event_key(fact.usage_event_source or event_source, fact.usage_event_id),
+        at=counted_at,
+        units=fact.units,
+        tie=usage_tie(event_source, event_id),
+    )
 
 
 class _Effect:
@@ -398,13 +414,7 @@ class _Decision:
         side = self._side(event.customer_id)
         book = side.open(fact.entitlement)
         counted_at = min(event.occurred_at, now)
-        reversal = Reversal(
-            reversal_id=fact.reversal_id,
-            usage_key=event_key(fact.usage_event_source or event.event_source, fact.usage_event_id),
-            at=counted_at,
-            units=fact.units,
-            tie=usage_tie(event.event_source, event.event_id),
-        )
+        reversal = _reversal(fact, event.event_source, event.event_id, counted_at)
         effect = _Effect(now)
         effect.touch(side, fact.entitlement)
         is_told_again = book.knows(reversal)

@@ -400,7 +400,8 @@ class Book:
         tie = terms.grant_id.hex
         places = [(terms.effective_at, _BEGIN + tie), (terms.effective_at, _PAY + tie)]
         if terms.expires_at is not None:
-            places.append((terms.expires_at, f"{_END}{terms.generation:03}{tie}"))
+            # By generation: what was rolled over sorts behind what was not, for "~" comes after every digit.
+            places.append((terms.expires_at, f"{_END}~{terms.generation:03}{tie}" if terms.generation else _END + tie))
         for cut in terms.cuts:
             places.append(_cut_place(terms, cut))
         for suspension in terms.suspensions:
@@ -596,7 +597,7 @@ class Book:
         left: list[Debt] = []
         for owed in self.owed:
             units = owed.units if grant.terms.amount is None else min(owed.units, grant.available)
-            if not units or (root_at is not None and owed.at > root_at):
+            if not units or (root_at is not None and not _is_owed_before(owed, root_at)):
                 left.append(owed)
                 continue
             kind = Kind.PAY_OVERAGE if owed.cut_id is None else Kind.PAY_DEBT
@@ -947,6 +948,11 @@ def _reversal_order(reversal: Reversal) -> tuple[datetime, str]:
 
 def _by_reversal(returned: tuple[Reversal, int]) -> tuple[datetime, str]:
     return _reversal_order(returned[0])
+
+
+def _is_owed_before(owed: Debt, root_at: datetime) -> bool:
+    """Whether it was owed when a grant that began at `root_at` paid: cuts of that instant come before, usage after."""
+    return owed.at < root_at or (owed.at == root_at and owed.cut_id is not None)
 
 
 def _lineage_order(grant: BookedGrant) -> tuple[int, datetime, bytes]:
