@@ -1,0 +1,55 @@
+"""What each source gives, read off all its facts: the first half of a second opinion.
+
+Grants are plain records, named by what they are for. Every question is answered from all facts, every time. Comments
+and docstrings name the paragraph of `docs/reference/rules.md` that the code beside them follows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ledger_worker.domain.catalogue import Catalogue
+from ledger_worker.domain.events import Event
+from ledger_worker.local.oracle.assignments import assignment_grants
+from ledger_worker.local.oracle.facts import in_true_order, source_of
+from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, Suspended, TakenBack
+from ledger_worker.local.oracle.orders import order_grants
+from ledger_worker.local.oracle.owners import Owners, owners_of
+from ledger_worker.local.oracle.subscriptions import subscription_grants
+
+__all__ = ["Given", "Made", "NameOfGrant", "Suspended", "TakenBack", "Terms", "given", "terms_of"]
+
+
+class Terms(NamedTuple):
+    """Every grant with the allowance it came by, and the owners of every source."""
+
+    made: list[Made]
+    owners: dict[str, Owners]
+
+
+def given(
+    events: Sequence[Event], catalogue: Catalogue, name: NameOfGrant, homes: Mapping[str, str] | None = None
+) -> list[Given]:
+    """Every grant that the facts give, to whichever customer."""
+    return [one.grant for one in terms_of(events, catalogue, name, homes).made]
+
+
+def terms_of(
+    events: Sequence[Event], catalogue: Catalogue, name: NameOfGrant, homes: Mapping[str, str] | None = None
+) -> Terms:
+    """Every grant that the facts give, from all of them at once.
+
+    `homes` says whose facts about a source came first, where that is not who told the first in order.
+    """
+    sources: dict[str, list[Event]] = {}
+    for event in events:
+        source = source_of(event.fact)
+        if source is not None:
+            sources.setdefault(source, []).append(event)
+    made: list[Made] = []
+    owners: dict[str, Owners] = {}
+    for source, own in sorted(sources.items()):
+        told = in_true_order(own)
+        owners[source] = owners_of([(homes or {}).get(source, told[0].event.customer_id)])
+        fold = {"order": order_grants, "subscription": subscription_grants, "assignment": assignment_grants}
+        made += fold[source.partition("/")[0]](source, told, catalogue, name, owners[source])
+    return Terms(made, owners)

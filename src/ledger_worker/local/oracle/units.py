@@ -1,0 +1,535 @@
+"""Where every single unit is at an instant, from all facts at once: the other half of a second opinion.
+
+A grant is piles of its units, a usage is a list of its units, and time is walked from the first instant to the one
+asked for. No unit is ever counted by adding and taking away, so nothing here can drift. Comments and docstrings name
+the paragraph of `docs/reference/rules.md` that the code beside them follows.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from heapq import heappop, heappush
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from ledger_worker.domain.catalogue import (
+    Catalogue,
+    DebtPolicy,
+    Entitlement,
+    EntitlementType,
+    LimitPolicy,
+    OveragePolicy,
+    ReturnAfterEnd,
+)
+from ledger_worker.domain.events import Event, UsageRecorded, UsageReversed
+from ledger_worker.local.oracle.owners import held_by
+from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
+
+ENDS, BEGINS, CUTS, PAYMENT, USAGE = range(5)
+"""Settlement: the order of what happens at one instant. Whether a grant is suspended is asked when it matters."""
+
+PERCENT = 100
+
+UsageKey = tuple[str, str]
+"""Event source and event id."""
+
+
+class Reversal(NamedTuple):
+    """Of one usage, `units` (None: all) were not used after all; it stands at `at`."""
+
+    reversal_id: str
+    at: datetime
+    units: int | None
+
+
+class Unit(msgspec.Struct, eq=False):
+    """One unit of a grant. `by` is the reversal by which it came back, where that may grant it once more."""
+
+    by: Reversal | None = None
+
+
+class UsedUnit(msgspec.Struct, eq=False, kw_only=True):
+    """One unit of usage: `covered` by a unit of a grant, or `overage`, `debt` or `forgiven`.
+
+    `covered_as` numbers all coverings; `owed_since` is the instant and phase where it came to be owed, and its number.
+    """
+
+    usage: UsageKey
+    customer: str
+    at: datetime
+    state: str = "overage"
+    grant: "Held | None" = None
+    unit: Unit | None = None
+    covered_as: int = 0
+    owed_since: tuple[datetime, int, int] | None = None
+
+
+class Held(msgspec.Struct, eq=False, kw_only=True):
+    """A grant and its units, each in one pile; of an unlimited grant there are only the used ones.
+
+    `free` has units that came back first, so that they are the last to be taken. `used` is in order of covering. `open`
+    is what a cut has asked for and not taken.
+    """
+
+    made: Made
+    parent: "Held | None" = None
+    children: "list[Held]" = msgspec.field(default_factory=list)
+    free: list[Unit] = msgspec.field(default_factory=list)
+    used: list[UsedUnit] = msgspec.field(default_factory=list)
+    expired: list[Unit] = msgspec.field(default_factory=list)
+    revoked: list[Unit] = msgspec.field(default_factory=list)
+    moved: list[Unit] = msgspec.field(default_factory=list)
+    open: dict[str, int] = msgspec.field(default_factory=dict)
+    has_begun: bool = False
+    has_ended: bool = False
+
+    @property
+    def terms(self) -> Given:
+        """What the grant is by its source."""
+        return self.made.grant
+
+    @property
+    def granted(self) -> int:
+        """Every unit that it ever had."""
+        return len(self.free) + len(self.used) + len(self.expired) + len(self.revoked) + len(self.moved)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.has_begun and not self.has_ended
+
+    @property
+    def counts(self) -> bool:
+        """A child that received nothing counts for nothing."""
+        return self.parent is None or self.terms.units is None or self.granted > 0
+
+    @property
+    def root(self) -> "Held":
+        """What it all comes from."""
+        return self if self.parent is None else self.parent.root
+
+    def causes(self, at: datetime) -> list[str]:
+        """Why it does not burn at that instant; empty where it does."""
+        return [one.cause for one in self.terms.suspensions if one.starts <= at and (one.ends is None or at < one.ends)]
+
+    @property
+    def is_of_a_run(self) -> bool:
+        """Whether a run of an item gave it, to whichever customer: no roll-over, nothing granted once more."""
+        if self.parent is None:
+            return True
+        return self.terms.origin == "transfer" and self.parent.is_of_a_run
+
+    def revoke(self, pile: list[Unit], most: int) -> int:
+        """How many units, at most `most`, went from this pile of its own to those taken back."""
+        units = min(most, len(pile))
+        self.revoked += [pile.pop() for _ in range(units)]
+        return units
+
+    def lineage(self) -> "list[Held]":
+        """Cuts: the grant, then its children and theirs, by generation, then start, then id."""
+        found, left = [self], list(self.children)
+        while left:
+            one = left.pop()
+            found.append(one)
+            left += one.children
+        rest = sorted(found[1:], key=lambda one: (one.terms.generation, one.terms.start, one.terms.name.bytes))
+        return [self, *rest]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What is so at an instant, of one customer and entitlement."""
+
+    is_access: bool
+    allowed: bool
+    reason: str
+    state: str
+    usage: int
+    used: int
+    overage: int
+    debt: int
+    forgiven: int
+    limit: int | None
+    used_in_force: int
+    overage_counted: int
+    over_allocated: int
+    level: int | None
+    suspended: tuple[str, ...]
+    grants: dict[UUID, dict[str, int | None]]
+    coverage: dict[UsageKey, dict[UUID | str, int]]
+
+
+def outcomes(
+    events: Sequence[Event],
+    catalogue: Catalogue,
+    name: NameOfGrant,
+    at: datetime,
+    counted: Mapping[UsageKey, datetime] | None = None,
+    homes: Mapping[str, str] | None = None,
+) -> dict[tuple[str, str], Outcome]:
+    """What the facts come to at `at`, for every customer they name and every entitlement of the catalogue.
+
+    `counted` says at which instant a usage counts where that is not its `occurred_at` (dated ahead of its arrival),
+    `homes` whose facts about a source came first.
+    """
+    once = list({(one.customer_id, one.event_source, one.event_id): one for one in reversed(events)}.values())[::-1]
+    terms = terms_of(once, catalogue, name, homes)
+    customers = {one.customer_id for one in once} | {one.grant.holder for one in terms.made}
+    found = {}
+    for key, entitlement in catalogue.entitlements.items():
+        walk = Walk(entitlement, terms, name, at)
+        walk.tell(once, counted or {})
+        walk.run()
+        found.update({(customer, key): walk.outcome(customer) for customer in customers})
+    return found
+
+
+class Walk:
+    """One entitlement of all customers, walked from the first instant to `until`."""
+
+    def __init__(self, entitlement: Entitlement, terms: Terms, name: NameOfGrant, until: datetime) -> None:
+        self.entitlement = entitlement
+        self.terms = terms
+        self.name = name
+        self.until = until
+        self.grants: dict[UUID, Held] = {}
+        self.used: list[UsedUnit] = []
+        self.coverings = 0
+        self.numbered = 0
+        self.ended_last: dict[str, datetime] = {}
+        self.happenings: list[tuple[datetime, int, tuple[str | int, ...], int, Callable[[], None]]] = []
+        own = [one for one in terms.made if one.grant.entitlement == entitlement.key]
+        for made in sorted(own, key=lambda one: (one.grant.start, one.grant.generation)):
+            self.add(made)
+
+    def add(self, made: Made) -> Held:
+        """The grant is known, and everything that its terms say will happen."""
+        terms = made.grant
+        parent = self.grants[terms.parent] if terms.parent else None
+        grant = self.grants[terms.name] = Held(made=made, parent=parent)
+        grant.free = [Unit() for _ in range(terms.units or 0)]
+        if parent:
+            parent.children.append(grant)
+        tie = (terms.name.hex,)
+        self.at(terms.start, BEGINS, tie, lambda: self.begin(grant))
+        self.at(terms.start, PAYMENT, tie, lambda: self.pay(grant))
+        if terms.end is not None:
+            self.at(terms.end, ENDS, (terms.generation, *tie), lambda: self.end(grant))
+        for cut in terms.taken_back:
+            self.at(cut.at, CUTS, (*tie, cut.why), lambda cut=cut: self.take_back(grant, cut))  # type: ignore[misc]
+        return grant
+
+    def at(self, when: datetime, phase: int, tie: tuple[str | int, ...], happen: Callable[[], None]) -> None:
+        """It happens then, after everything of an earlier phase or a lower tie."""
+        self.numbered += 1
+        heappush(self.happenings, (when, phase, tie, self.numbered, happen))
+
+    def tell(self, events: Sequence[Event], counted: Mapping[UsageKey, datetime]) -> None:
+        """Usage happens where it counts, each with everything that was told to reverse it."""
+        reversals = self.reversals(events)
+        for event in events:
+            fact = event.fact
+            if isinstance(fact, UsageRecorded) and fact.entitlement == self.entitlement.key:
+                usage = (event.event_source, event.event_id)
+                when = counted.get(usage, event.occurred_at)
+                self.at(
+                    when,
+                    USAGE,
+                    (*usage, event.customer_id),
+                    lambda usage=usage, who=event.customer_id, when=when, units=fact.units: self.use(  # type: ignore[misc]
+                        usage, who, when, units, reversals.get((who, usage), [])
+                    ),
+                )
+
+    def reversals(self, events: Sequence[Event]) -> dict[tuple[str, UsageKey], list[Reversal]]:
+        """Reversal of usage: of each customer's usage, by (`occurred_at`, event source, event id).
+
+        Of several tellings of one reversal id the last wins, and stands where it was first told so.
+        """
+        last: dict[tuple[str, str], tuple[Event, UsageKey, UsageReversed]] = {}
+        for event in sorted(events, key=lambda one: (one.occurred_at, one.event_source, one.event_id)):
+            fact = event.fact
+            if isinstance(fact, UsageReversed) and fact.entitlement == self.entitlement.key:
+                usage = (fact.usage_event_source or event.event_source, fact.usage_event_id)
+                known = last.get((event.customer_id, fact.reversal_id))
+                if known is None or (known[1], known[2].units) != (usage, fact.units):
+                    last[event.customer_id, fact.reversal_id] = (event, usage, fact)
+        found: dict[tuple[str, UsageKey], list[Reversal]] = {}
+        for event, usage, fact in sorted(
+            last.values(), key=lambda one: (one[0].occurred_at, one[0].event_source, one[0].event_id)
+        ):
+            reversal = Reversal(fact.reversal_id, event.occurred_at, fact.units)
+            found.setdefault((event.customer_id, usage), []).append(reversal)
+        return found
+
+    def run(self) -> None:
+        """Everything up to the instant asked for has happened."""
+        while self.happenings and self.happenings[0][0] <= self.until:
+            heappop(self.happenings)[-1]()
+
+    def begin(self, grant: Held) -> None:
+        """The grant is active."""
+        grant.has_begun = True
+
+    def end(self, grant: Held) -> None:
+        """Ending: what is available rolls over, moves, is granted once more, or expires."""
+        terms = grant.terms
+        grant.has_ended = True
+        if grant.counts and terms.end is not None:
+            self.ended_last[terms.holder] = terms.end
+        if terms.rolls_into:
+            into = self.grants[terms.rolls_into]
+            room = len(grant.free) if terms.rollover_max is None else terms.rollover_max - self.rolled_into(into.terms)
+            for _ in range(min(room, len(grant.free))):
+                grant.moved.append(grant.free.pop())
+                into.free.append(Unit())
+        for unit in grant.free:
+            if unit.by:
+                grant.moved.append(unit)
+                self.granted_again(grant, unit.by).free.append(Unit())
+            else:
+                grant.expired.append(unit)
+        grant.free.clear()
+
+    def rolled_into(self, child: Given) -> int:
+        """Roll-over: what all children of one allowance, item and period have received together."""
+        return sum(
+            one.granted
+            for one in self.grants.values()
+            if one.terms.origin == child.origin
+            and (one.terms.source, one.terms.line, one.terms.allowance, one.terms.period_start)
+            == (child.source, child.line, child.allowance, child.period_start)
+        )
+
+    def granted_again(self, grant: Held, reversal: Reversal) -> Held:
+        """Reversal of usage: a child from where the reversal stands, as long as the parent was."""
+        terms = grant.terms
+        name = self.name.child(terms.name, "regrant", reversal.reversal_id)
+        if name not in self.grants and terms.end is not None:
+            child = terms._replace(
+                name=name,
+                units=0,
+                start=reversal.at,
+                end=reversal.at + (terms.end - terms.start),
+                parent=terms.name,
+                origin="regrant",
+                taken_back=(),
+                suspensions=(),
+                rolls_into=None,
+                rollover_max=None,
+            )
+            for one in held_by(self.terms.owners[terms.source], grant.made._replace(grant=child), self.name):
+                self.add(one)
+        return self.grants[name]
+
+    def burning_order(self, customer: str, at: datetime) -> list[Held]:
+        """Burning: limited first, lower priority number, sooner end, higher generation, earlier start, id."""
+        return sorted(
+            (
+                one
+                for one in self.grants.values()
+                if one.is_active and one.terms.holder == customer and not one.causes(at)
+            ),
+            key=lambda one: (
+                one.terms.units is None,
+                one.terms.priority,
+                one.terms.end is None,
+                one.terms.end or one.terms.start,
+                -one.terms.generation,
+                one.terms.start,
+                one.terms.name.bytes,
+            ),
+        )
+
+    def use(self, usage: UsageKey, customer: str, at: datetime, units: int, reversals: Sequence[Reversal]) -> None:
+        """The usage burns whole, then what was reversed goes back: overage first, then what was covered last."""
+        order = self.burning_order(customer, at)
+        burnt = [UsedUnit(usage=usage, customer=customer, at=at) for _ in range(units)]
+        for one in burnt:
+            any(self.cover(grant, one) for grant in order)
+        for reversal in reversals:
+            for _ in range(len(burnt) if reversal.units is None else min(reversal.units, len(burnt))):
+                self.give_back(burnt.pop(), reversal)
+        self.used += burnt
+        if self.entitlement.overage is OveragePolicy.CARRY:
+            self.owe([one for one in burnt if one.state == "overage"], at, USAGE)
+
+    def cover(self, grant: Held, one: UsedUnit) -> bool:
+        """Whether the grant had a unit for it, which it then covers."""
+        if grant.terms.units is not None:
+            if not grant.free:
+                return False
+            one.unit = grant.free.pop()
+        self.coverings += 1
+        one.state, one.grant, one.covered_as, one.owed_since = "covered", grant, self.coverings, None
+        grant.used.append(one)
+        return True
+
+    def give_back(self, one: UsedUnit, reversal: Reversal) -> None:
+        """The unit was not used after all; its grant has it as one that came back."""
+        grant, unit = one.grant, one.unit
+        if grant is None:
+            return
+        grant.used.pop()  # what was covered last goes back first
+        if unit is None:
+            return
+        allowance, end = grant.made.allowance, grant.terms.end
+        is_regranted = allowance is not None and allowance.return_after_end is ReturnAfterEnd.REGRANT
+        unit.by = reversal if is_regranted and end is not None and reversal.at >= end else None
+        place = sum(other.by is not None for other in grant.free) if unit.by else len(grant.free)
+        grant.free.insert(place, unit)
+
+    def owe(self, units: Sequence[UsedUnit], at: datetime, phase: int) -> None:
+        """These are owed from now on, in this order."""
+        for one in units:
+            self.numbered += 1
+            one.owed_since = (at, phase, self.numbered)
+
+    def pay(self, grant: Held) -> None:
+        """Payment: where a grant begins, the oldest first; a child pays only what was owed when its root began."""
+        began = (grant.root.terms.start, PAYMENT, 0)
+        owed = [
+            (one.owed_since, one)
+            for one in self.used
+            if one.owed_since is not None
+            and one.customer == grant.terms.holder
+            and (grant.parent is None or one.owed_since < began)
+        ]
+        for _, one in sorted(owed, key=lambda pair: pair[0]):
+            if not self.cover(grant, one):
+                break
+
+    def take_back(self, grant: Held, cut: TakenBack) -> None:
+        """Cuts: what is available in the lineage; by `full_with_debt` then what expired of it, then what was used."""
+        lineage = grant.lineage()
+        left = self.used_before(grant, cut) if cut.policy == "opening" else cut.units
+        is_full = cut.policy == "full_with_debt"
+        for one in lineage:
+            left -= one.revoke(one.free, left)
+        for one in lineage if is_full else ():
+            left -= one.revoke(one.expired, left)
+        if is_full:
+            left = self.uncover(lineage, left, cut.at)
+            # Transfer: what reaches beyond the units that moved is taken from what the giver used.
+            giver = grant
+            while left and giver.parent and giver.terms.origin == "transfer":
+                giver = giver.parent
+                left = self.uncover([giver], left, cut.at)
+        if cut.policy in {"opening", "shrink"}:
+            grant.open[cut.why] = left
+
+    def used_before(self, grant: Held, cut: TakenBack) -> int:
+        """Segments: all that was then used of what earlier runs of that item and period gave of the entitlement."""
+        terms = grant.terms
+        return sum(
+            len(one.used)
+            for one in self.grants.values()
+            if one.is_of_a_run
+            and (one.terms.source, one.terms.line, one.terms.period_start)
+            == (terms.source, terms.line, terms.period_start)
+            and one.terms.start < cut.at
+        )
+
+    def uncover(self, grants: Sequence[Held], units: int, at: datetime) -> int:
+        """Use is un-covered, the latest covered first over all of the grants; what could not be is returned.
+
+        That usage becomes debt, or is forgiven.
+        """
+        newly_owed: dict[tuple[UsageKey, str], list[UsedUnit]] = {}
+        left = units
+        while left and any(grant.used for grant in grants):
+            grant = max((grant for grant in grants if grant.used), key=lambda one: one.used[-1].covered_as)
+            one = grant.used.pop()
+            grant.revoked.append(one.unit or Unit())
+            one.grant, one.unit = None, None
+            one.state = "forgiven" if self.entitlement.debt is DebtPolicy.FORGIVE else "debt"
+            newly_owed.setdefault((one.usage, one.customer), []).append(one)
+            left -= 1
+        if self.entitlement.debt is not DebtPolicy.FORGIVE:
+            self.owe([one for of_usage in newly_owed.values() for one in of_usage], at, CUTS)
+        return left
+
+    def outcome(self, customer: str) -> Outcome:
+        """What the walk has come to for one customer."""
+        own = [one for one in self.grants.values() if one.terms.holder == customer]
+        active = [one for one in own if one.is_active and one.counts]
+        in_force = [one for one in active if not one.causes(self.until)]
+        used = [one for one in self.used if one.customer == customer]
+        states = Counter(one.state for one in used)
+        is_quota = self.entitlement.type is EntitlementType.QUOTA
+        is_unlimited = any(one.terms.units is None for one in in_force)
+        limit = sum(len(one.free) + len(one.used) for one in in_force)
+        used_in_force = sum(len(one.used) for one in in_force)
+        # Thresholds: overage of usage not before the earliest start among these, or, without any, the last end.
+        since = min((one.terms.start for one in in_force), default=self.ended_last.get(customer))
+        counted = sum(one.state == "overage" and (since is None or one.at >= since) for one in used)
+        coverage: dict[UsageKey, Counter[UUID | str]] = {}
+        for one in used:
+            coverage.setdefault(one.usage, Counter())[one.grant.terms.name if one.grant else one.state] += 1
+        state = self.state(own, active, in_force)
+        reason = self.reason(state, in_force, is_in_debt=states["debt"] > 0)
+        return Outcome(
+            is_access=not is_quota,
+            allowed=reason == "allowed",
+            reason=reason,
+            state=state,
+            usage=len(used),
+            used=states["covered"],
+            overage=states["overage"],
+            debt=states["debt"],
+            forgiven=states["forgiven"],
+            limit=None if is_unlimited or not is_quota else limit,
+            used_in_force=used_in_force,
+            overage_counted=counted,
+            over_allocated=sum(sum(one.open.values()) for one in active),
+            level=None if is_unlimited or not is_quota else self.level(limit, used_in_force + counted),
+            suspended=tuple(sorted({cause for one in active for cause in one.causes(self.until)})),
+            grants={one.terms.name: counted_units(one) for one in own},
+            coverage={usage: dict(by) for usage, by in coverage.items()},
+        )
+
+    def state(self, own: Sequence[Held], active: Sequence[Held], in_force: Sequence[Held]) -> str:
+        """In what state the customer's grants are together."""
+        if not in_force:
+            if active:
+                return "suspended"
+            if any(not one.has_begun and one.counts for one in own):
+                return "pending"
+            return "expired" if any(one.has_ended and one.counts for one in own) else "none"
+        if any(one.terms.units is None or one.free for one in in_force):
+            return "active"
+        return (
+            "exhausted" if any(one.used for one in in_force) or not any(one.granted for one in in_force) else "revoked"
+        )
+
+    def reason(self, state: str, in_force: Sequence[Held], *, is_in_debt: bool) -> str:
+        """Why the entitlement may be used or not, the first that is true."""
+        if is_in_debt and self.entitlement.debt is DebtPolicy.BLOCK:
+            return "in_debt"
+        is_soft = self.entitlement.limit is LimitPolicy.SOFT
+        if state == "active" or (
+            is_soft and any(len(one.revoked) < one.granted or not one.granted for one in in_force)
+        ):
+            return "allowed"
+        return {"pending": "not_yet_active", "none": "not_entitled"}.get(state, state)
+
+    def level(self, limit: int, counted: int) -> int:
+        """Thresholds: the highest percent that is reached."""
+        if limit == counted == 0:
+            return 0
+        return max((one for one in self.entitlement.thresholds if PERCENT * counted >= one * limit), default=0)
+
+
+def counted_units(grant: Held) -> dict[str, int | None]:
+    """How many units are in each pile."""
+    if grant.terms.units is None:
+        return {"granted": None, "used": len(grant.used)}
+    return {
+        "granted": grant.granted,
+        "available": len(grant.free),
+        "used": len(grant.used),
+        "expired": len(grant.expired),
+        "revoked": len(grant.revoked),
+        "moved": len(grant.moved),
+    }
