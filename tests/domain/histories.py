@@ -2,7 +2,8 @@
 
 Everything is chosen through one function that gives an integer between two bounds, so that the same histories come from
 Hypothesis, which shrinks them, and from a seeded generator, which makes a hundred thousand of them. Instants are few
-and coarse, so that happenings meet at one instant often.
+and coarse, so that happenings meet at one instant often. Most facts go on from what was told before them, so that
+subscriptions are renewed where they end and refunds are of orders; the rest is noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,28 +18,56 @@ from ledger_worker.domain.catalogue import (
     Allowance,
     Apply,
     Catalogue,
+    Clock,
     DebtPolicy,
     Entitlement,
     EntitlementType,
     LimitPolicy,
     Offer,
     OnCancel,
+    OnChange,
     OveragePolicy,
     RefundPolicy,
+    ReturnAfterEnd,
 )
 from ledger_worker.domain.events import (
+    AssignmentExtended,
+    AssignmentRenewed,
+    AssignmentRevoked,
+    ChargebackLost,
+    ChargebackOpened,
+    ChargebackWon,
+    EntitlementAssigned,
     Event,
     Fact,
     PurchaseCompleted,
     PurchaseLine,
     PurchaseRefunded,
     RefundLine,
+    RefundReversed,
     SourceFact,
     SubscriptionActivated,
+    SubscriptionAddOnAdded,
+    SubscriptionAddOnRemoved,
+    SubscriptionCancellationScheduled,
+    SubscriptionCancellationWithdrawn,
     SubscriptionCancelled,
+    SubscriptionExpired,
+    SubscriptionExtended,
     SubscriptionItem,
+    SubscriptionPaused,
+    SubscriptionPaymentFailed,
+    SubscriptionPaymentRecovered,
+    SubscriptionPlanChanged,
+    SubscriptionQuantityChanged,
     SubscriptionRenewed,
+    SubscriptionResumed,
+    SubscriptionRevoked,
+    SubscriptionTrialConverted,
+    SubscriptionTrialExpired,
+    SubscriptionTrialStarted,
     UsageRecorded,
+    UsageReversed,
 )
 
 Integer = Callable[[int, int], int]
@@ -50,7 +79,18 @@ LAST_TICK = 40
 AFTER_ALL = START + 1000 * TICK
 """Later than anything in a history begins, ends or is told."""
 
+PERIOD = 8
+"""Ticks of most periods."""
+
+SPANS = ("forever", "P1D", "PT12H", "P3D", "P1M")
+PERIODS = ("period", "period", "period", "forever", "P3D", "P1M")
+
 FACTS_MAX = 14
+
+ORDERS = ("buy", "take back", "use", "take back", "use", "buy", "take back", "use", "reverse")
+SUBSCRIPTIONS = ("renew", "use", "change", "other", "use", "renew", "reverse", "use", "change", "other")
+THEMES = (ORDERS, SUBSCRIPTIONS, SUBSCRIPTIONS, (*ORDERS, *SUBSCRIPTIONS, "give by hand", "give by hand"))
+"""What the facts of a life are about."""
 
 _T = TypeVar("_T")
 
@@ -70,6 +110,20 @@ class History(msgspec.Struct, frozen=True):
         return [(self.told[place][0], now) for place in order]
 
 
+class Course(msgspec.Struct):
+    """How far a life has come: what the next facts go on from. Instants are ticks."""
+
+    quotas: tuple[str, ...]
+    tick: int = 0
+    version: int | None = None
+    period_start: int | None = None
+    period_end: int = 0
+    is_trial: bool = False
+    about: tuple[str, ...] = ()
+    orders: list[str] = []
+    usages: list[tuple[str, str, str]] = []
+
+
 @st.composite
 def histories(draw: st.DrawFn, facts_max: int = FACTS_MAX) -> History:
     return any_history(lambda least, most: draw(st.integers(least, most)), facts_max)
@@ -81,11 +135,17 @@ def history_of(seed: int, facts_max: int = FACTS_MAX) -> History:
 
 def any_history(integer: Integer, facts_max: int) -> History:
     catalogue = any_catalogue(integer)
-    quotas = [key for key, one in catalogue.entitlements.items() if one.type is EntitlementType.QUOTA]
-    facts = [any_event(integer, place, quotas) for place in range(integer(1, facts_max))]
+    course = any_course(integer, catalogue)
+    facts = [any_event(integer, place, course) for place in range(max(integer(1, facts_max), integer(1, facts_max)))]
     facts += [resent(integer, facts, place) for place in range(integer(0, 2))]
     arriving = sorted(facts, key=lambda one: (one[1], one[0].event_id))
     return History(catalogue, tuple(arriving))
+
+
+def any_course(integer: Integer, catalogue: Catalogue) -> Course:
+    """Commerce numbers the facts of some lives, and not those of others."""
+    quotas = tuple(key for key, one in catalogue.entitlements.items() if one.type is EntitlementType.QUOTA)
+    return Course(quotas=quotas, tick=integer(0, 8), version=pick(integer, None, None, 1), about=pick(integer, *THEMES))
 
 
 # -- the catalogue
@@ -109,58 +169,110 @@ def any_catalogue(integer: Integer) -> Catalogue:
         msgspec.structs.replace(api, key="video", limit=LimitPolicy.HARD, debt=DebtPolicy.CARRY),
     )
     kinds = {"api": api.type, "video": other.type}
-    offers = {}
-    for sku in ("basic", "plus"):
-        versions = [any_offer(integer, sku, 1, kinds)]
-        if integer(0, 4) == 0:
-            versions.append(any_offer(integer, sku, 2, kinds))
-        offers[sku] = tuple(versions)
+    offers = {sku: any_offers(integer, sku, kinds) for sku in ("basic", "plus")}
     return Catalogue(version=1, entitlements={"api": api, "video": other}, offers=offers)
 
 
-def any_offer(integer: Integer, sku: str, version: int, kinds: dict[str, EntitlementType]) -> Offer:
+def any_offers(integer: Integer, sku: str, kinds: dict[str, EntitlementType]) -> tuple[Offer, ...]:
+    """One version of an offer, and sometimes one or two more, in which some allowances are the same as before."""
+    apply = pick(integer, Apply.NOW, Apply.NOW, Apply.NEW_ONLY, Apply.NEXT_PERIOD)
+    published = 0 if apply is Apply.NOW else integer(0, 10)
+    versions = [
+        Offer(
+            sku=sku,
+            allowances=any_allowances(integer, kinds),
+            apply=apply,
+            version=1,
+            published_at=START + published * TICK,
+        )
+    ]
+    for version in range(2, pick(integer, 1, 1, 2, 3) + 1):
+        published = min(published + integer(0, 12), LAST_TICK)
+        before, anew = versions[-1].allowances, any_allowances(integer, kinds)
+        versions.append(
+            Offer(
+                sku=sku,
+                allowances=tuple(
+                    before[place] if place < len(before) and integer(0, 1) else one for place, one in enumerate(anew)
+                ),
+                apply=pick(integer, Apply.NEW_ONLY, Apply.NEXT_PERIOD, Apply.NOW),
+                version=version,
+                published_at=START + published * TICK,
+            )
+        )
+    return tuple(versions)
+
+
+def any_allowances(integer: Integer, kinds: dict[str, EntitlementType]) -> tuple[Allowance, ...]:
     allowances = []
-    for place in range(integer(1, 3)):
+    for place in range(pick(integer, 3, 1, 2, 3)):
         entitlement = "video" if place == 1 else "api"
         is_quota = kinds[entitlement] is EntitlementType.QUOTA
+        units = pick(integer, 10, 3, 1, 0, 7, 10, None) if is_quota else None
+        lasts = pick(integer, *PERIODS) if place < 2 else pick(integer, *SPANS)
+        may_roll_over = units is not None and lasts == "period"
         allowances.append(
             Allowance(
                 key=f"{entitlement}-{place}",
                 entitlement=entitlement,
-                units=pick(integer, 10, 3, 1, 0, 7, None) if is_quota else None,
-                lasts=pick(integer, "period", "forever", "P1D", "PT12H", "P3D", "P1M"),
+                units=units,
+                lasts=lasts,
                 priority=pick(integer, 100, 50),
                 refund=pick(integer, RefundPolicy.UNUSED_ONLY, RefundPolicy.FULL_WITH_DEBT, RefundPolicy.PRORATE),
                 on_cancel=pick(integer, OnCancel.FORFEIT, OnCancel.KEEP),
                 leeway_seconds=pick(integer, 86_400, 0, 21_600),
+                grace_seconds=pick(integer, 86_400, 0),
+                on_change=pick(integer, OnChange.CARRY_USED, OnChange.FRESH, OnChange.PRORATE),
+                pause=pick(integer, Clock.STOPS, Clock.RUNS),
+                rollover_units=pick(integer, 0, 2, 5, 100) if may_roll_over else 0,
+                rollover_times=pick(integer, 1, 2),
+                extend_on_won=integer(0, 1) == 1,
+                return_after_end=pick(integer, ReturnAfterEnd.EXPIRE, ReturnAfterEnd.REGRANT),
             )
         )
-    published_at = START if version == 1 else START + integer(0, LAST_TICK) * TICK
-    apply = pick(integer, Apply.NOW, Apply.NEW_ONLY) if version == 1 else Apply.NEW_ONLY
-    if version == 1 and apply is Apply.NEW_ONLY:
-        published_at = START + integer(0, 10) * TICK
-    return Offer(sku=sku, allowances=tuple(allowances), apply=apply, version=version, published_at=published_at)
+    return tuple(allowances)
 
 
 # -- facts
 
 
-def any_event(integer: Integer, place: int, quotas: Sequence[str]) -> tuple[Event, datetime]:
+def any_event(integer: Integer, place: int, course: Course) -> tuple[Event, datetime]:
     """Something happened at a tick and is told at once, or later; facts about sources also two minutes ahead."""
-    tick = integer(0, LAST_TICK)
-    fact = any_fact(integer, tick, quotas)
+    is_noise = integer(0, 5) == 0
+    tick = integer(0, LAST_TICK) if is_noise else min(course.tick + integer(0, 4), LAST_TICK)
+    fact = any_fact(integer, tick, msgspec.structs.replace(course) if is_noise else course)
+    if not is_noise:
+        course.tick = tick
     event = Event(
-        event_source=pick(integer, "commerce", "meter"),
+        event_source=event_source_of(integer, fact),
         event_id=f"e{place}",
         customer_id="ada",
         occurred_at=START + tick * TICK,
         fact=fact,
-        source_version=integer(1, 4) if isinstance(fact, SourceFact) and integer(0, 3) == 0 else None,
+        source_version=source_version_of(integer, fact, course),
     )
+    if isinstance(fact, UsageRecorded):
+        course.usages.append((event.event_source, event.event_id, fact.entitlement))
     lag = pick(integer, timedelta(), timedelta(), TICK, 5 * TICK, 60 * TICK, timedelta(minutes=-2))
     if isinstance(fact, UsageRecorded):
         lag = max(lag, timedelta())
     return event, event.occurred_at + lag
+
+
+def event_source_of(integer: Integer, fact: Fact) -> str:
+    if isinstance(fact, EntitlementAssigned | AssignmentRenewed | AssignmentExtended | AssignmentRevoked):
+        return "admin"
+    return pick(integer, "commerce", "meter")
+
+
+def source_version_of(integer: Integer, fact: Fact, course: Course) -> int | None:
+    """Rising in some lives, now and then anything; without one in others."""
+    if not isinstance(fact, SourceFact):
+        return None
+    if course.version is not None:
+        course.version += 1
+        return course.version if integer(0, 4) else integer(1, 4)
+    return integer(1, 4) if integer(0, 7) == 0 else None
 
 
 def resent(integer: Integer, facts: Sequence[tuple[Event, datetime]], place: int) -> tuple[Event, datetime]:
@@ -169,30 +281,51 @@ def resent(integer: Integer, facts: Sequence[tuple[Event, datetime]], place: int
     As it was, or (about a source) under a new id, with or without a later instant.
     """
     event, arrived_at = facts[integer(0, len(facts) - 1)]
-    if isinstance(event.fact, SourceFact) and integer(0, 2):
+    if isinstance(event.fact, SourceFact | UsageReversed) and integer(0, 2):
         later = event.occurred_at + integer(0, 6) * TICK
         event = msgspec.structs.replace(event, event_id=f"again-{place}", occurred_at=later)
         arrived_at = max(arrived_at, later)
     return event, arrived_at + integer(0, 3) * TICK
 
 
-def any_fact(integer: Integer, tick: int, quotas: Sequence[str]) -> Fact:
-    which = integer(0, 9)
-    if which <= 3:
-        return UsageRecorded(entitlement=pick(integer, "api", "api", *quotas), units=pick(integer, 1, 2, 4, 12))
-    if which <= 5:
-        return PurchaseCompleted(order_id=pick(integer, "o1", "o2"), lines=_lines(integer))
-    if which == 6:
-        return _refund(integer)
-    if which == 7:
-        return SubscriptionActivated(subscription_id="s1", items=_items(integer), **_period(integer, tick))
-    if which == 8:
-        items = _items(integer) if integer(0, 1) else ()
-        return SubscriptionRenewed(subscription_id="s1", items=items, **_period(integer, tick))
-    return SubscriptionCancelled(
-        subscription_id="s1",
-        cancellation_id=pick(integer, "c1", "c2"),
-        effective_at=START + (tick + integer(-4, 12)) * TICK,
+def any_fact(integer: Integer, tick: int, course: Course) -> Fact:
+    about = pick(integer, *course.about)
+    if about == "use":
+        return UsageRecorded(
+            entitlement=pick(integer, "api", "api", *course.quotas), units=pick(integer, 1, 2, 4, 12, 5)
+        )
+    if about == "reverse":
+        return _reversed(integer, course)
+    if about == "buy" or (about == "take back" and not course.orders):
+        order_id = pick(integer, "o1", "o1", "o2")
+        course.orders.append(order_id)
+        return PurchaseCompleted(order_id=order_id, lines=_lines(integer))
+    if about == "take back":
+        return _taken_back(integer, pick(integer, "o1", "o2", *course.orders, *course.orders))
+    if about == "give by hand":
+        return _by_hand(integer, tick, course)
+    if course.period_start is None or integer(0, 12) == 0:
+        return _started(integer, tick, course)
+    if about == "renew":
+        return _renewed(integer, tick, course)
+    return _changed(integer, tick, course) if about == "change" else _other(integer, tick, course)
+
+
+def _at(tick: int) -> datetime:
+    return START + tick * TICK
+
+
+# -- usage that was not, orders, assignments by hand
+
+
+def _reversed(integer: Integer, course: Course) -> UsageReversed:
+    source, event_id, entitlement = pick(integer, ("meter", "e0", "api"), *course.usages[-3:], *course.usages[-1:])
+    return UsageReversed(
+        entitlement=entitlement,
+        reversal_id=f"{entitlement}-v{integer(1, 4)}",
+        usage_event_id=event_id,
+        usage_event_source=pick(integer, source, source, source, None),
+        units=pick(integer, None, 1, 2, 3, 12),
     )
 
 
@@ -200,7 +333,7 @@ def _lines(integer: Integer) -> tuple[PurchaseLine, ...]:
     return tuple(
         PurchaseLine(
             line_id=f"l{number}",
-            sku=pick(integer, "basic", "plus", "unheard-of"),
+            sku=pick(integer, "basic", "plus", "basic", "plus", "unheard-of"),
             quantity=integer(1, 3),
             amount=pick(integer, 300, 100, None, 0),
         )
@@ -208,12 +341,28 @@ def _lines(integer: Integer) -> tuple[PurchaseLine, ...]:
     )
 
 
-def _refund(integer: Integer) -> PurchaseRefunded:
-    order_id, refund_id = pick(integer, "o1", "o2"), pick(integer, "r1", "r2", "r3")
-    how = integer(0, 3)
-    if how == 0:
+def _taken_back(integer: Integer, order_id: str) -> Fact:
+    dispute_id = pick(integer, "d1", "d2")
+    which = integer(0, 6)
+    if which == 0:
+        return RefundReversed(
+            order_id=order_id, reversal_id=pick(integer, "v1", "v2"), refund_id=pick(integer, "r1", "r2", "r3")
+        )
+    if which <= 2:
+        return ChargebackOpened(order_id=order_id, dispute_id=dispute_id)
+    if which == 3:
+        return ChargebackWon(order_id=order_id, dispute_id=dispute_id)
+    if which == 4:
+        return ChargebackLost(order_id=order_id, dispute_id=dispute_id, amount=pick(integer, None, 100, 50))
+    return _refund(integer, order_id)
+
+
+def _refund(integer: Integer, order_id: str) -> PurchaseRefunded:
+    refund_id = pick(integer, "r1", "r2", "r3")
+    how = integer(0, 5)
+    if how >= 4:
         return PurchaseRefunded(order_id=order_id, refund_id=refund_id)
-    if how == 1:
+    if how <= 1:
         return PurchaseRefunded(order_id=order_id, refund_id=refund_id, amount=pick(integer, 100, 50, 1000))
     if how == 2:
         line = RefundLine(line_id=pick(integer, "l1", "l2"), quantity=integer(1, 3))
@@ -222,17 +371,144 @@ def _refund(integer: Integer) -> PurchaseRefunded:
     return PurchaseRefunded(order_id=order_id, refund_id=refund_id, lines=(line,))
 
 
-def _items(integer: Integer) -> tuple[SubscriptionItem, ...]:
-    return tuple(
-        SubscriptionItem(item_id=f"i{number}", sku=pick(integer, "basic", "plus"), quantity=integer(1, 2))
-        for number in range(1, integer(1, 2) + 1)
+def _by_hand(integer: Integer, tick: int, course: Course) -> Fact:
+    which = integer(0, 5)
+    if which <= 2:
+        entitlement = pick(integer, "api", "api", "video")
+        return EntitlementAssigned(
+            assignment_id="a1",
+            entitlement=entitlement,
+            effective_at=_at(tick + integer(0, 2)),
+            actor="eve",
+            note="goodwill",
+            units=pick(integer, 5, 1, None) if entitlement in course.quotas else None,
+            expires_at=pick(integer, None, _at(tick + PERIOD), _at(tick + 3)),
+            priority=pick(integer, 100, 10),
+        )
+    if which == 3:
+        return AssignmentRenewed(
+            assignment_id="a1",
+            effective_at=_at(tick),
+            actor="eve",
+            note="again",
+            expires_at=pick(integer, None, _at(tick + 4)),
+        )
+    if which == 4:
+        return AssignmentExtended(
+            assignment_id="a1",
+            extension_id=pick(integer, "x1", "x2"),
+            new_expires_at=_at(tick + integer(1, PERIOD)),
+            actor="eve",
+            note="longer",
+        )
+    return AssignmentRevoked(
+        assignment_id="a1",
+        revocation_id=pick(integer, "k1", "k2"),
+        effective_at=_at(tick + integer(-1, 2)),
+        actor="eve",
+        note="no more",
     )
 
 
-def _period(integer: Integer, tick: int) -> dict[str, datetime]:
-    """Periods of the grid meet each other; others do not."""
-    start = pick(integer, tick - tick % 8, tick, tick + 8 - tick % 8)
-    return {"period_start": START + start * TICK, "period_end": START + (start + pick(integer, 8, 8, 5)) * TICK}
+# -- subscriptions
+
+
+def _items(integer: Integer) -> tuple[SubscriptionItem, ...]:
+    return tuple(
+        SubscriptionItem(item_id=f"i{number}", sku=pick(integer, "basic", "plus"), quantity=integer(1, 2))
+        for number in range(1, pick(integer, 1, 1, 2) + 1)
+    )
+
+
+def _period(integer: Integer, start: int, course: Course) -> tuple[datetime, datetime]:
+    course.period_start = start
+    course.period_end = start + pick(integer, PERIOD, PERIOD, 5)
+    return _at(start), _at(course.period_end)
+
+
+def _started(integer: Integer, tick: int, course: Course) -> Fact:
+    """A subscription begins; periods of the grid meet each other, others do not."""
+    start, end = _period(integer, pick(integer, tick, tick - tick % PERIOD, tick + PERIOD - tick % PERIOD), course)
+    course.is_trial = integer(0, 3) == 0
+    if course.is_trial:
+        return SubscriptionTrialStarted(subscription_id="s1", items=_items(integer), trial_start=start, trial_end=end)
+    return SubscriptionActivated(subscription_id="s1", items=_items(integer), period_start=start, period_end=end)
+
+
+def _renewed(integer: Integer, tick: int, course: Course) -> Fact:
+    """The next period, where the one before it ends, or a trial is converted there or sooner."""
+    items = pick(integer, (), (), _items(integer))
+    if course.is_trial:
+        course.is_trial = False
+        start, end = _period(integer, pick(integer, course.period_end, tick), course)
+        return SubscriptionTrialConverted(subscription_id="s1", items=items, period_start=start, period_end=end)
+    start, end = _period(integer, pick(integer, course.period_end, course.period_end, course.period_end, tick), course)
+    return SubscriptionRenewed(subscription_id="s1", items=items, period_start=start, period_end=end)
+
+
+def _changed(integer: Integer, tick: int, course: Course) -> Fact:
+    """One item changes: now, a little later, at the end of the period, or at its start."""
+    at = pick(integer, tick, tick, tick + 2, course.period_end, course.period_start or tick)
+    change_id, item_id = f"ch{integer(1, 5)}", pick(integer, "i1", "i1", "i2")
+    which = integer(0, 8)
+    if which <= 3:
+        return SubscriptionPlanChanged(
+            subscription_id="s1",
+            change_id=change_id,
+            item_id=item_id,
+            sku=pick(integer, "basic", "plus"),
+            effective_at=_at(at),
+            quantity=pick(integer, None, None, 1, 3),
+            period_end=_at(at + PERIOD) if integer(0, 5) == 0 else None,
+            keep_schedule=integer(0, 3) == 0,
+        )
+    if which <= 5:
+        return SubscriptionQuantityChanged(
+            subscription_id="s1",
+            change_id=change_id,
+            item_id=item_id,
+            quantity=integer(1, 3),
+            effective_at=_at(at),
+            keep_schedule=integer(0, 3) == 0,
+        )
+    if which <= 7:
+        item = SubscriptionItem(item_id=pick(integer, "i2", "i2", "i1"), sku="plus", quantity=integer(1, 2))
+        return SubscriptionAddOnAdded(subscription_id="s1", change_id=change_id, item=item, effective_at=_at(at))
+    return SubscriptionAddOnRemoved(subscription_id="s1", change_id=change_id, item_id=item_id, effective_at=_at(at))
+
+
+def _other(integer: Integer, tick: int, course: Course) -> Fact:
+    """What stops, suspends, extends or ends a subscription."""
+    at = _at(pick(integer, tick, tick, tick + 2, course.period_end))
+    pause_id, cancellation_id = pick(integer, "p1", "p1", "p2"), pick(integer, "c1", "c1", "c2")
+    which = integer(0, 15)
+    if which <= 2:
+        return SubscriptionPaused(subscription_id="s1", pause_id=pause_id, effective_at=at)
+    if which <= 4:
+        return SubscriptionResumed(subscription_id="s1", pause_id=pause_id, effective_at=at)
+    if which <= 6:
+        return SubscriptionPaymentFailed(subscription_id="s1", failure_id=pick(integer, "f1", "f2"))
+    if which <= 8:
+        return SubscriptionPaymentRecovered(subscription_id="s1", recovery_id=pick(integer, "y1", "y2"))
+    if which == 9:
+        return SubscriptionCancellationScheduled(subscription_id="s1", cancellation_id=cancellation_id, effective_at=at)
+    if which == 10:
+        return SubscriptionCancellationWithdrawn(subscription_id="s1", cancellation_id=cancellation_id)
+    if which == 11:
+        return SubscriptionCancelled(
+            subscription_id="s1", cancellation_id=cancellation_id, effective_at=_at(tick + integer(-4, 12))
+        )
+    if which == 12:
+        return SubscriptionExpired(subscription_id="s1", expiry_id=pick(integer, "x1", "x2"), effective_at=at)
+    if which == 13:
+        return SubscriptionRevoked(subscription_id="s1", revocation_id=pick(integer, "k1", "k2"), effective_at=at)
+    if which == 14:
+        return SubscriptionTrialExpired(subscription_id="s1", effective_at=at)
+    return SubscriptionExtended(
+        subscription_id="s1",
+        extension_id=pick(integer, "n1", "n2"),
+        new_period_end=_at(course.period_end + integer(-2, 6)),
+    )
 
 
 def pick(integer: Integer, *values: _T) -> _T:
