@@ -78,11 +78,14 @@ __all__ = [
     "Catalogues",
     "Delivery",
     "Instants",
+    "ManyDue",
     "Move",
     "Rejected",
     "apply_batch",
     "by_database_clock",
+    "catch_up",
     "rehearse_batch",
+    "rehearse_on",
 ]
 
 ATTEMPTS_MAX = 5
@@ -133,7 +136,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a batch, after its commit.
 
-    Counts by outcome and dead-letter reason, and how many outbox rows it wrote.
+    Counts by outcome and dead-letter reason, and how many outbox rows it wrote. `told` are the changes in them, those
+    of one customer in their order.
     """
 
     outcomes: Mapping[str, int]
@@ -141,6 +145,13 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     changes: int
     postings: int
     recorded_at: datetime | None = None
+    told: tuple[Change, ...] = ()
+
+
+class ManyDue(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch was not tried: for these customers more is due, each at an instant, than one transaction may book."""
+
+    due_at: Mapping[str, datetime]
 
 
 Instants = Callable[[Connection, Sequence[Delivery]], Sequence[datetime]]
@@ -177,14 +188,17 @@ def apply_batch(
     """
     attempts = 0
     named: frozenset[str] = frozenset()
+    due_at: Mapping[str, datetime] = {}
     for _ in range(_CATCH_UPS_MAX):
         try:
+            _book_due_apart(engine, due_at, catalogues)
+            due_at = {}
             with engine.connect() as connection, connection.begin():
                 applied = _transact(connection, batch, catalogues, stages, instants, named)
                 stages.reached(Stage.WRITTEN)
             stages.reached(Stage.COMMITTED)
         except _ManyDueError as many:
-            _book_due_apart(engine, many.due_at, catalogues)
+            due_at = many.due_at
         except _MoreCustomersError as more:
             named |= more.customer_ids
         except DBAPIError as error:
@@ -203,18 +217,51 @@ def rehearse_batch(
 
     What had to be caught up with first stays booked: it was due whatever becomes of the batch.
     """
+    for _ in range(_CATCH_UPS_MAX):
+        with engine.connect() as connection, connection.begin() as transaction:
+            found = rehearse_on(connection, batch, catalogues, stages, instants)
+            transaction.rollback()
+        if isinstance(found, Applied):
+            return found
+        catch_up(engine, found, catalogues)
+    raise _never_caught_up()
+
+
+def rehearse_on(
+    connection: Connection,
+    batch: Batch,
+    catalogues: Catalogues,
+    stages: Stages,
+    instants: Instants = by_database_clock,
+) -> Applied | ManyDue:
+    """What `apply_batch` would do, by the same code, inside the caller's transaction, which the caller rolls back.
+
+    What that transaction published decides, though it is not committed: `catalogues` must then not outlive it. Where
+    too much is due or the batch fails, the transaction is as if nothing had been tried. `catch_up` needs the customers
+    that the transaction holds, so it comes after the rollback.
+    """
     named: frozenset[str] = frozenset()
     for _ in range(_CATCH_UPS_MAX):
         try:
-            with engine.connect() as connection, connection.begin() as transaction:
+            with connection.begin_nested():
                 applied = _transact(connection, batch, catalogues, stages, instants, named)
-                transaction.rollback()
         except _ManyDueError as many:
-            _book_due_apart(engine, many.due_at, catalogues)
+            return ManyDue(due_at=many.due_at)
         except _MoreCustomersError as more:
             named |= more.customer_ids
         else:
             return applied
+    raise _never_caught_up()
+
+
+def catch_up(engine: Engine, many: ManyDue, catalogues: Catalogues) -> None:
+    """The earliest of what is due for these customers is booked and committed: it is due whatever is decided next."""
+    for _ in range(_CATCH_UPS_MAX):
+        try:
+            _book_due_apart(engine, many.due_at, catalogues)
+        except _MoreCustomersError:
+            continue
+        return
     raise _never_caught_up()
 
 
@@ -558,7 +605,10 @@ def _decide(
 
 
 def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: Catalogues) -> None:
-    """One transaction per customer books the earliest of what is due at its instant, as many as one transaction may."""
+    """One transaction per customer books the earliest of what is due at its instant, as many as one transaction may.
+
+    Raises _MoreCustomersError when a tie was made just then: a second call finds it.
+    """
     for customer_id, now in due_at.items():
         with engine.connect() as connection, connection.begin():
             catalogue_store.lock_shared(connection)
@@ -677,6 +727,7 @@ def _write(
         changes=len(changes),
         postings=len(postings),
         recorded_at=failed_at,
+        told=tuple(change for one in customers.values() for change in one.changes),
     )
 
 
