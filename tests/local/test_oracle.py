@@ -30,9 +30,11 @@ from ledger_worker.domain.events import (
     ChargebackLost,
     ChargebackOpened,
     ChargebackWon,
+    CustomersMerged,
     EntitlementAssigned,
     Event,
     Fact,
+    PurchaseTransferred,
     RefundReversed,
     SubscriptionAddOnAdded,
     SubscriptionAddOnRemoved,
@@ -47,6 +49,7 @@ from ledger_worker.domain.events import (
     SubscriptionQuantityChanged,
     SubscriptionResumed,
     SubscriptionRevoked,
+    SubscriptionTransferred,
     SubscriptionTrialConverted,
     SubscriptionTrialExpired,
     SubscriptionTrialStarted,
@@ -54,6 +57,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.local.oracle.terms import Given, given
 from ledger_worker.local.oracle.units import Outcome, outcomes
+from tests.domain.histories import START, TICK, history_of, world_of
 from tests.domain.telling import activated, bought, cancelled, day, item, line, refunded, renewed, told, used
 
 NAMES = UUID("6a1f2e2c-8e0b-4b8e-9a53-0c6d1f1f7a11")
@@ -638,3 +642,148 @@ def test_the_reason_is_the_first_that_is_true(
     after = come_to(catalogue(quota(limit=limit), *PLAN.offers["plan"]), events, day(3))
 
     assert (after.state, after.reason) == expected
+
+
+# -- between customers
+
+
+def between(*steps: tuple[str, datetime, Fact]) -> list[Event]:
+    """Facts about several customers, each told where it occurred."""
+    return [told(f"e{place}", at, fact, customer=customer) for place, (customer, at, fact) in enumerate(steps)]
+
+
+def moved(to: str, transfer: str = "t1") -> PurchaseTransferred:
+    return PurchaseTransferred(order_id="o1", transfer_id=transfer, to_customer_id=to)
+
+
+def test_a_transfer_moves_what_is_available_and_a_full_cut_follows_it() -> None:
+    full = gives(10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT)
+    offered = catalogue(quota(debt=DebtPolicy.CARRY), offer("pack", full))
+    lived = between(
+        ("ada", day(1), bought()),
+        ("ada", day(2), used(6)),
+        ("ada", day(3), moved("bob")),
+        ("bob", day(4), used(3)),
+        ("bob", day(5), refunded()),
+    )
+
+    ada, bob = (come_to(offered, lived, day(4), customer) for customer in ("ada", "bob"))
+    assert (piles(ada), piles(bob)) == (
+        [{"granted": 10, "used": 6, "moved": 4}],
+        [{"granted": 4, "used": 3, "available": 1}],
+    )
+    ada, bob = (come_to(offered, lived, day(5), customer) for customer in ("ada", "bob"))
+    assert (piles(ada), ada.debt) == ([{"granted": 10, "revoked": 6, "moved": 4}], 6)
+    assert (piles(bob), bob.debt) == ([{"granted": 4, "revoked": 4}], 3)
+
+
+def test_a_cut_of_what_moved_takes_nothing_from_the_giver() -> None:
+    full = gives(10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT)
+    lived = between(
+        ("ada", day(1), bought(line(quantity=2))),
+        ("ada", day(2), used(6)),
+        ("ada", day(3), moved("bob")),
+        ("bob", day(5), refunded(quantity=1)),
+    )
+
+    ada, bob = (come_to(catalogue(offer("pack", full)), lived, day(5), customer) for customer in ("ada", "bob"))
+
+    assert piles(ada) == [{"granted": 20, "used": 6, "moved": 14}]
+    assert piles(bob) == [{"granted": 14, "available": 4, "revoked": 10}]
+
+
+def test_a_cut_of_the_instant_of_a_transfer_acts_at_the_receiver() -> None:
+    lived = between(("ada", day(1), bought()), ("ada", day(3), moved("bob")), ("ada", day(3), refunded()))
+
+    found = {one.holder: one for one in given(lived, PACK, Named())}
+
+    assert (found["ada"].end, found["ada"].taken_back, found["ada"].rolls_into) == (day(3), (), found["bob"].name)
+    assert (found["bob"].units, found["bob"].parent, found["bob"].origin) == (0, found["ada"].name, "transfer")
+    assert [(one.at, one.units) for one in found["bob"].taken_back] == [(day(3), 10)]
+
+
+def test_a_transferred_subscription_goes_on_and_rolls_over_at_the_receiver() -> None:
+    transferred = SubscriptionTransferred(subscription_id=S1, transfer_id="t1", to_customer_id="bob")
+    lived = between(
+        ("ada", day(1), activated(day(1), day(11))),
+        ("ada", day(2), used(7)),
+        ("ada", day(6), transferred),
+        ("bob", day(11), renewed(day(11), day(21))),
+    )
+
+    assert [come_to(ROLLS, lived, at, "ada").limit for at in (day(5), day(6))] == [10, 0]
+    assert [come_to(ROLLS, lived, at, "bob").limit for at in (day(5), day(6), day(11))] == [0, 3, 13]
+
+
+def test_what_is_told_for_a_stranger_awaits_a_transfer() -> None:
+    lived = between(("ada", day(1), bought()), ("bob", day(2), refunded()))
+    transfer = told("t", day(3), moved("bob"), customer="ada")
+
+    assert come_to(PACK, lived, day(4)).limit == 10
+    assert [come_to(PACK, [*lived, transfer], day(4), customer).limit for customer in ("ada", "bob")] == [0, 0]
+    assert piles(come_to(PACK, [*lived, transfer], day(4))) == [{"granted": 10, "revoked": 10}]
+
+
+def test_a_source_is_of_whose_fact_came_first_until_it_is_transferred() -> None:
+    lived = between(("ada", day(1), bought()), ("bob", day(2), refunded()))
+
+    assert [one.holder for one in given(lived, PACK, Named())] == ["ada"]
+    assert given(lived, PACK, Named(), {"order/o1": "bob"}) == []
+    back_and_forth = between(
+        ("ada", day(1), bought()), ("ada", day(3), moved("bob")), ("ada", day(4), moved("cyd", "t2"))
+    )
+    assert [one.holder for one in given(back_and_forth, PACK, Named())] == ["ada", "bob"]
+
+
+def test_a_merge_moves_overage_with_its_part_of_the_usage() -> None:
+    sixty = catalogue(offer("pack", gives(60, lasts="forever")))
+    lived = between(
+        ("ada", day(1), bought()),
+        ("ada", day(2), used(80)),
+        ("ada", day(3), CustomersMerged(merge_id="m1", into_customer_id="bob")),
+    )
+
+    ada, bob = (come_to(sixty, lived, day(3), customer) for customer in ("ada", "bob"))
+
+    assert (ada.usage, ada.used, ada.overage) == (60, 60, 0)
+    assert (bob.usage, bob.used, bob.overage) == (20, 0, 20)
+
+
+def test_after_a_merge_everything_is_of_the_new_customer() -> None:
+    offered = catalogue(
+        quota(debt=DebtPolicy.CARRY, overage=OveragePolicy.CARRY),
+        offer("pack", gives(10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT)),
+    )
+    lived = between(
+        ("ada", day(1), bought()),
+        ("ada", day(2), used(4)),
+        ("ada", day(3), CustomersMerged(merge_id="m1", into_customer_id="bob")),
+        ("ada", day(4), used(1)),
+        ("bob", day(5), refunded()),
+    )
+
+    before = come_to(offered, lived[:4], day(4), "bob")
+    assert (before.usage, before.limit, before.used_in_force) == (1, 6, 1)
+    ada, bob = (come_to(offered, lived, day(5), customer) for customer in ("ada", "bob"))
+    assert (ada.usage, ada.debt) == (0, 0)
+    assert (bob.usage, bob.debt, bob.limit) == (5, 5, 0)
+
+
+# -- any life
+
+
+@pytest.mark.parametrize("ticks", [12, 24, 40, 400])
+def test_no_unit_is_made_or_lost_in_any_life(ticks: int) -> None:
+    for seed in range(150):
+        for history in (history_of(seed), world_of(seed)):
+            roots = {one.name: one.units for one in given(history.events, history.catalogue, Named()) if not one.parent}
+            moved_on = received = 0
+            for of in outcomes(history.events, history.catalogue, Named(), START + ticks * TICK).values():
+                assert of.usage == of.used + of.overage + of.debt + of.forgiven, seed
+                assert of.used == sum(piles["used"] or 0 for piles in of.grants.values()), seed
+                for name, piles in of.grants.items():
+                    if name in roots:
+                        assert piles["granted"] == roots[name], seed
+                    received += 0 if name in roots else piles["granted"] or 0
+                    moved_on += piles.get("moved") or 0
+            assert moved_on == received, seed

@@ -10,20 +10,21 @@ from typing import NamedTuple
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.events import Event
 from ledger_worker.local.oracle.assignments import assignment_grants
-from ledger_worker.local.oracle.facts import in_true_order, source_of
+from ledger_worker.local.oracle.facts import source_of
 from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, Suspended, TakenBack
 from ledger_worker.local.oracle.orders import order_grants
-from ledger_worker.local.oracle.owners import Owners, owners_of
+from ledger_worker.local.oracle.owners import Aliases, Owners, aliases_of, folded
 from ledger_worker.local.oracle.subscriptions import subscription_grants
 
 __all__ = ["Given", "Made", "NameOfGrant", "Suspended", "TakenBack", "Terms", "given", "terms_of"]
 
 
 class Terms(NamedTuple):
-    """Every grant with the allowance it came by, and the owners of every source."""
+    """Every grant with the allowance it came by, the owners of every source, and who is who."""
 
     made: list[Made]
     owners: dict[str, Owners]
+    aliases: Aliases
 
 
 def given(
@@ -47,9 +48,9 @@ def terms_of(
             sources.setdefault(source, []).append(event)
     made: list[Made] = []
     owners: dict[str, Owners] = {}
+    aliases = aliases_of(events)
     for source, own in sorted(sources.items()):
-        told = in_true_order(own)
-        owners[source] = owners_of([(homes or {}).get(source, told[0].event.customer_id)])
+        told, owners[source] = folded(own, aliases, (homes or {}).get(source))
         fold = {"order": order_grants, "subscription": subscription_grants, "assignment": assignment_grants}
         made += fold[source.partition("/")[0]](source, told, catalogue, name, owners[source])
-    return Terms(made, owners)
+    return Terms(made, owners, aliases)

@@ -8,6 +8,7 @@ the paragraph of `docs/reference/rules.md` that the code beside them follows.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from heapq import heappop, heappush
 from typing import NamedTuple
 from uuid import UUID
@@ -176,6 +177,7 @@ def outcomes(
     once = list({(one.customer_id, one.event_source, one.event_id): one for one in reversed(events)}.values())[::-1]
     terms = terms_of(once, catalogue, name, homes)
     customers = {one.customer_id for one in once} | {one.grant.holder for one in terms.made}
+    customers |= {merge.to for _, merge in terms.aliases.merges}
     found = {}
     for key, entitlement in catalogue.entitlements.items():
         walk = Walk(entitlement, terms, name, at)
@@ -212,12 +214,12 @@ class Walk:
         if parent:
             parent.children.append(grant)
         tie = (terms.name.hex,)
-        self.at(terms.start, BEGINS, tie, lambda: self.begin(grant))
-        self.at(terms.start, PAYMENT, tie, lambda: self.pay(grant))
+        self.at(terms.start, BEGINS, tie, partial(self.begin, grant))
+        self.at(terms.start, PAYMENT, tie, partial(self.pay, grant))
         if terms.end is not None:
-            self.at(terms.end, ENDS, (terms.generation, *tie), lambda: self.end(grant))
+            self.at(terms.end, ENDS, (terms.generation, *tie), partial(self.end, grant))
         for cut in terms.taken_back:
-            self.at(cut.at, CUTS, (*tie, cut.why), lambda cut=cut: self.take_back(grant, cut))  # type: ignore[misc]
+            self.at(cut.at, CUTS, (*tie, cut.why), partial(self.take_back, grant, cut))
         return grant
 
     def at(self, when: datetime, phase: int, tie: tuple[str | int, ...], happen: Callable[[], None]) -> None:
@@ -226,42 +228,51 @@ class Walk:
         heappush(self.happenings, (when, phase, tie, self.numbered, happen))
 
     def tell(self, events: Sequence[Event], counted: Mapping[UsageKey, datetime]) -> None:
-        """Usage happens where it counts, each with everything that was told to reverse it."""
-        reversals = self.reversals(events)
-        for event in events:
-            fact = event.fact
-            if isinstance(fact, UsageRecorded) and fact.entitlement == self.entitlement.key:
-                usage = (event.event_source, event.event_id)
-                when = counted.get(usage, event.occurred_at)
-                self.at(
-                    when,
-                    USAGE,
-                    (*usage, event.customer_id),
-                    lambda usage=usage, who=event.customer_id, when=when, units=fact.units: self.use(  # type: ignore[misc]
-                        usage, who, when, units, reversals.get((who, usage), [])
-                    ),
-                )
+        """Usage happens where it counts, with everything that was told to reverse it; merges where they occurred."""
+        told = [one for one in events if isinstance(one.fact, UsageRecorded) and self.is_about(one.fact.entitlement)]
+        reversals = self.reversals(events, told)
+        for event in told:
+            usage = (event.event_source, event.event_id)
+            when = counted.get(usage, event.occurred_at)
+            tie = (*usage, event.customer_id)
+            self.at(when, USAGE, tie, partial(self.use, event, when, reversals.get((event.customer_id, usage), [])))
+        for old, merge in self.terms.aliases.merges:
+            self.at(merge.at, ENDS, (0, merge.why), partial(self.merge, old, merge.at))
 
-    def reversals(self, events: Sequence[Event]) -> dict[tuple[str, UsageKey], list[Reversal]]:
+    def is_about(self, entitlement: str) -> bool:
+        """Whether it is this entitlement."""
+        return entitlement == self.entitlement.key
+
+    def reversals(self, events: Sequence[Event], told: Sequence[Event]) -> dict[tuple[str, UsageKey], list[Reversal]]:
         """Reversal of usage: of each customer's usage, by (`occurred_at`, event source, event id).
 
-        Of several tellings of one reversal id the last wins, and stands where it was first told so.
+        Of several tellings of one reversal id the last wins, and stands where it was first told so. The usage is the
+        customer's own, or else of who is the same person by now.
         """
-        last: dict[tuple[str, str], tuple[Event, UsageKey, UsageReversed]] = {}
+        aliases = self.terms.aliases
+        known = {(one.customer_id, (one.event_source, one.event_id)) for one in told}
+        last: dict[tuple[str, str], tuple[Event, tuple[str, UsageKey], Reversal]] = {}
         for event in sorted(events, key=lambda one: (one.occurred_at, one.event_source, one.event_id)):
-            fact = event.fact
-            if isinstance(fact, UsageReversed) and fact.entitlement == self.entitlement.key:
+            fact, customer = event.fact, event.customer_id
+            if isinstance(fact, UsageReversed) and self.is_about(fact.entitlement):
                 usage = (fact.usage_event_source or event.event_source, fact.usage_event_id)
-                known = last.get((event.customer_id, fact.reversal_id))
-                if known is None or (known[1], known[2].units) != (usage, fact.units):
-                    last[event.customer_id, fact.reversal_id] = (event, usage, fact)
+                same = [one for one, key in sorted(known) if key == usage and aliases.of(one) == aliases.of(customer)]
+                whose = customer if customer in same or not same else same[0]
+                reversal = Reversal(fact.reversal_id, event.occurred_at, fact.units)
+                before = last.get((aliases.of(customer), fact.reversal_id))
+                if before is None or (before[1], before[2].units) != ((whose, usage), fact.units):
+                    last[aliases.of(customer), fact.reversal_id] = (event, (whose, usage), reversal)
         found: dict[tuple[str, UsageKey], list[Reversal]] = {}
-        for event, usage, fact in sorted(
-            last.values(), key=lambda one: (one[0].occurred_at, one[0].event_source, one[0].event_id)
-        ):
-            reversal = Reversal(fact.reversal_id, event.occurred_at, fact.units)
-            found.setdefault((event.customer_id, usage), []).append(reversal)
+        in_order = sorted(last.values(), key=lambda one: (one[0].occurred_at, one[0].event_source, one[0].event_id))
+        for _, key, reversal in in_order:
+            found.setdefault(key, []).append(reversal)
         return found
+
+    def merge(self, old: str, at: datetime) -> None:
+        """Merge: all overage and debt becomes the new customer's, and stays owed since its own instants."""
+        for one in self.used:
+            if one.customer == old and one.state in {"overage", "debt"}:
+                one.customer = self.terms.aliases.of(old, at)
 
     def run(self) -> None:
         """Everything up to the instant asked for has happened."""
@@ -342,8 +353,13 @@ class Walk:
             ),
         )
 
-    def use(self, usage: UsageKey, customer: str, at: datetime, units: int, reversals: Sequence[Reversal]) -> None:
-        """The usage burns whole, then what was reversed goes back: overage first, then what was covered last."""
+    def use(self, event: Event, at: datetime, reversals: Sequence[Reversal]) -> None:
+        """The usage burns whole, then what was reversed goes back: overage first, then what was covered last.
+
+        From a merge on it is the new customer's.
+        """
+        units = event.fact.units if isinstance(event.fact, UsageRecorded) else 0
+        usage, customer = (event.event_source, event.event_id), self.terms.aliases.of(event.customer_id, at)
         order = self.burning_order(customer, at)
         burnt = [UsedUnit(usage=usage, customer=customer, at=at) for _ in range(units)]
         for one in burnt:
@@ -444,6 +460,8 @@ class Walk:
             grant.revoked.append(one.unit or Unit())
             one.grant, one.unit = None, None
             one.state = "forgiven" if self.entitlement.debt is DebtPolicy.FORGIVE else "debt"
+            if one.state == "debt":
+                one.customer = self.terms.aliases.of(one.customer, at)
             newly_owed.setdefault((one.usage, one.customer), []).append(one)
             left -= 1
         if self.entitlement.debt is not DebtPolicy.FORGIVE:
