@@ -1,4 +1,4 @@
-"""Random lives of one customer: a catalogue, facts about it, and when each is told.
+"""Random lives of one customer, or of a few: a catalogue, facts, and when each is told.
 
 Everything is chosen through one function that gives an integer between two bounds, so that the same histories come from
 Hypothesis, which shrinks them, and from a seeded generator, which makes a hundred thousand of them. Instants are few
@@ -37,12 +37,14 @@ from ledger_worker.domain.events import (
     ChargebackLost,
     ChargebackOpened,
     ChargebackWon,
+    CustomersMerged,
     EntitlementAssigned,
     Event,
     Fact,
     PurchaseCompleted,
     PurchaseLine,
     PurchaseRefunded,
+    PurchaseTransferred,
     RefundLine,
     RefundReversed,
     SourceFact,
@@ -63,11 +65,13 @@ from ledger_worker.domain.events import (
     SubscriptionRenewed,
     SubscriptionResumed,
     SubscriptionRevoked,
+    SubscriptionTransferred,
     SubscriptionTrialConverted,
     SubscriptionTrialExpired,
     SubscriptionTrialStarted,
     UsageRecorded,
     UsageReversed,
+    source_key,
 )
 
 Integer = Callable[[int, int], int]
@@ -140,6 +144,102 @@ def any_history(integer: Integer, facts_max: int) -> History:
     facts += [resent(integer, facts, place) for place in range(integer(0, 2))]
     arriving = sorted(facts, key=lambda one: (one[1], one[0].event_id))
     return History(catalogue, tuple(arriving))
+
+
+# -- worlds of several customers
+
+CUSTOMERS = ("ada", "bob", "cyd")
+
+
+@st.composite
+def worlds(draw: st.DrawFn, facts_max: int = FACTS_MAX, *, with_merges: bool = True) -> History:
+    return any_world(lambda least, most: draw(st.integers(least, most)), facts_max, with_merges=with_merges)
+
+
+def world_of(seed: int, facts_max: int = FACTS_MAX, *, with_merges: bool = True) -> History:
+    return any_world(Random(seed).randint, facts_max, with_merges=with_merges)
+
+
+def any_world(integer: Integer, facts_max: int, *, with_merges: bool) -> History:
+    """Facts about two or three customers whose sources are now and then transferred, and who may be merged.
+
+    Most facts are told for who owns the source then, some for who owned it, few for a stranger.
+    """
+    catalogue = any_catalogue(integer)
+    course = any_course(integer, catalogue)
+    customers = CUSTOMERS[: integer(2, 3)]
+    owners: dict[str, list[str]] = {}
+    merged: dict[str, str] = {}
+    facts: list[tuple[Event, datetime]] = []
+    for place in range(max(integer(1, facts_max), integer(1, facts_max))):
+        event, arrived_at = any_event(integer, place, course)
+        which = integer(0, 11)
+        transferable = sorted(source for source in owners if not source.startswith("assignment/"))
+        if which <= 1 and transferable:
+            event = transferred(integer, event, pick(integer, *transferable), customers, owners, merged)
+        elif which == 2 and with_merges and len(merged) < len(customers) - 1 and integer(0, 1):
+            event = merge(integer, event, customers, merged)
+            arrived_at = max(arrived_at, event.occurred_at)
+        else:
+            event = told_for(integer, event, customers, owners, facts)
+        facts.append((event, arrived_at))
+    facts += [resent(integer, facts, place) for place in range(integer(0, 2))]
+    return History(catalogue, tuple(sorted(facts, key=lambda one: (one[1], one[0].event_id))))
+
+
+def told_for(
+    integer: Integer,
+    event: Event,
+    customers: Sequence[str],
+    owners: dict[str, list[str]],
+    facts: Sequence[tuple[Event, datetime]],
+) -> Event:
+    """The same event for one of the customers: of a reversal mostly whose usage it was."""
+    fact = event.fact
+    customer = pick(integer, *customers)
+    if isinstance(fact, SourceFact):
+        owned = owners.setdefault(source_key(fact), [customer])
+        customer = pick(integer, *[owned[-1]] * 8, pick(integer, *owned), pick(integer, *owned), customer)
+    if isinstance(fact, UsageReversed) and integer(0, 7):
+        whose = [one.customer_id for one, _ in facts if one.event_id == fact.usage_event_id]
+        customer = whose[0] if whose else customer
+    return msgspec.structs.replace(event, customer_id=customer)
+
+
+def transferred(
+    integer: Integer,
+    event: Event,
+    source: str,
+    customers: Sequence[str],
+    owners: dict[str, list[str]],
+    merged: dict[str, str],
+) -> Event:
+    """A source goes to another customer; now and then somebody gives what was never theirs."""
+    kind, _, key = source.partition("/")
+    owned = owners[source]
+    giver = pick(integer, *[owned[-1]] * 8, pick(integer, *customers))
+    receiver = pick(integer, *[one for one in customers if one != giver])
+    if giver == owned[-1]:
+        owned.append(merged.get(receiver, receiver))
+    transfer_id = f"t{integer(1, 4)}"
+    fact = (
+        PurchaseTransferred(order_id=key, transfer_id=transfer_id, to_customer_id=receiver)
+        if kind == "order"
+        else SubscriptionTransferred(subscription_id=key, transfer_id=transfer_id, to_customer_id=receiver)
+    )
+    version = event.source_version if isinstance(event.fact, SourceFact) else None
+    return msgspec.structs.replace(event, customer_id=giver, fact=fact, source_version=version)
+
+
+def merge(integer: Integer, event: Event, customers: Sequence[str], merged: dict[str, str]) -> Event:
+    """A customer goes on as one before it in the alphabet, each at most once: no circles."""
+    old = pick(integer, *[one for one in customers[1:] if one not in merged])
+    into = merged[old] = pick(integer, *customers[: customers.index(old)])
+    fact = CustomersMerged(merge_id=f"m-{old}", into_customer_id=into)
+    return msgspec.structs.replace(event, customer_id=old, fact=fact, source_version=None)
+
+
+# -- one life
 
 
 def any_course(integer: Integer, catalogue: Catalogue) -> Course:
