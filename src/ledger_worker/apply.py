@@ -411,19 +411,23 @@ def _claimed(
     first_told: dict[str, str] = {}
     spoken_of: set[str] = set()
     seen: set[tuple[str, UUID]] = set()
+    speaking = {told.event.customer_id for told in all_told if isinstance(told.event.fact, SourceFact)}
     for told in all_told:
         event = told.event
         fact = event.fact
         if isinstance(fact, OfferReached):
             spoken_of.add(fact.source_key)
-        if not isinstance(fact, SourceFact):
+        if event.customer_id not in speaking:
             continue
-        key = source_key(fact)
-        spoken_of.add(key)
         is_known = told.known_hash is not None or (event.customer_id, told.key) in seen
-        if not is_known and refusal(event, told.now, catalogue, usage_kept) is None:
+        is_taken = not is_known and refusal(event, told.now, catalogue, usage_kept) is None
+        if is_taken:
             seen.add((event.customer_id, told.key))
-            first_told.setdefault(key, event.customer_id)
+        if isinstance(fact, SourceFact):
+            key = source_key(fact)
+            spoken_of.add(key)
+            if is_taken:
+                first_told.setdefault(key, event.customer_id)
     keys = sorted(spoken_of, key=str.encode)
     claimants = sources_store.read_owners(connection, keys)
     unclaimed = {key: customer_id for key, customer_id in first_told.items() if key not in claimants}

@@ -12,7 +12,7 @@ import msgspec
 from ledger_worker.domain.catalogue import DebtPolicy, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import NEVER, Phase
-from ledger_worker.domain.settlement import Book, is_open, is_suspended
+from ledger_worker.domain.settlement import Book
 
 __all__ = ["AccessReason", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
 
@@ -36,10 +36,10 @@ def settle_due(book: Book, at: datetime) -> None:
         book.pass_transition(transition)
 
 
-def picture(book: Book, at: datetime) -> EntitlementPicture:
-    """The entitlement as it stands in `book`, which must have passed everything due at `at`."""
+def picture(book: Book) -> EntitlementPicture:
+    """The entitlement where `book` stands: a read passes what is due first, a decision stands where it is."""
     entitlement = book.entitlement
-    force = _in_force(book, at)
+    force = _in_force(book)
     reason = _reason(book, force)
     shown = EntitlementPicture(
         entitlement=entitlement.key,
@@ -51,8 +51,8 @@ def picture(book: Book, at: datetime) -> EntitlementPicture:
         starts_at=_starts_at(book, force),
         expires_at=None if force.ends_at is NEVER else force.ends_at,
         period_end=force.period_end,
-        suspension_causes=_causes(book, at),
-        upcoming=_upcoming(book, at),
+        suspension_causes=_causes(book),
+        upcoming=_upcoming(book),
     )
     if entitlement.type is not EntitlementType.QUOTA:
         return shown
@@ -64,38 +64,38 @@ def picture(book: Book, at: datetime) -> EntitlementPicture:
         used=force.used,
         held=force.held,
         remaining=None if force.is_unlimited else force.limit - force.used - force.held,
-        overage=_overage_counted(book, at),
+        overage=_overage_counted(book),
         debt=book.debt,
         forgiven=book.forgiven,
-        level=_level(book, force, at),
+        level=_level(book, force),
         over_allocated=force.short,
     )
 
 
-def level_of(book: Book, at: datetime) -> int | None:
+def level_of(book: Book) -> int | None:
     """The highest threshold that used and overage reach (RULES 31): 0 below the first, None for an unlimited quota."""
-    return _level(book, _in_force(book, at), at)
+    return _level(book, _in_force(book))
 
 
-def shown_units(book: Book, at: datetime) -> tuple[int | None, int, int]:
+def shown_units(book: Book) -> tuple[int | None, int, int]:
     """Limit (None: unlimited, or no units), used and held of what is in force.
 
     What the check path reads of an account.
     """
-    force = _in_force(book, at)
+    force = _in_force(book)
     has_limit = book.entitlement.type is EntitlementType.QUOTA and not force.is_unlimited
     return force.limit if has_limit else None, force.used, force.held
 
 
-def quiet_units(book: Book, at: datetime) -> int | None:
+def quiet_units(book: Book) -> int | None:
     """How many units can be used in order without anything to tell (RULES 32); None when it is any number.
 
     Most usage flips nothing and crosses no threshold: it is booked without drawing a picture before and after.
     """
-    force = _in_force(book, at)
+    force = _in_force(book)
     if force.is_unlimited:
         return None
-    overage = _overage_counted(book, at)
+    overage = _overage_counted(book)
     counted = force.used + overage
     bounds = [
         -(-percent * force.limit // 100) - counted - 1
@@ -110,6 +110,7 @@ def quiet_units(book: Book, at: datetime) -> int | None:
 
 
 _UPCOMING_MAX = 10
+_UPCOMING = {"begin": "begins", "suspend": "suspended", "lift": "lifted", "cut": "cut"}
 _STATE = {
     AccessReason.ALLOWED: "active",
     AccessReason.IN_DEBT: "active",
@@ -139,11 +140,11 @@ class _Force(msgspec.Struct):
     period_end: datetime | None = None
 
 
-def _in_force(book: Book, at: datetime) -> _Force:
+def _in_force(book: Book) -> _Force:
     force = _Force()
     for grant in book.active:
         terms = grant.terms
-        if grant.is_empty_child or is_suspended(terms, at):
+        if grant.is_empty_child or book.open_causes(grant):
             continue
         force.grants += 1
         force.is_unlimited = force.is_unlimited or terms.amount is None
@@ -164,40 +165,31 @@ def _in_force(book: Book, at: datetime) -> _Force:
     return force
 
 
-def _causes(book: Book, at: datetime) -> tuple[str, ...] | None:
+def _causes(book: Book) -> tuple[str, ...] | None:
     """What suspends active grants now, each cause once; None when nothing does."""
-    causes = {
-        suspension.cause for grant in book.active for suspension in grant.terms.suspensions if is_open(suspension, at)
-    }
-    return tuple(sorted(causes)) or None
+    return tuple(sorted({cause for grant in book.active for cause in book.open_causes(grant)})) or None
 
 
-def _upcoming(book: Book, at: datetime) -> str | None:
+def _upcoming(book: Book) -> str | None:
     """What is known to happen beside the end that `expires_at` shows, as JSON: the first of it, in order.
 
     Grants that will begin (a change of plan that is scheduled), suspensions that will begin or be lifted, and cuts.
     """
-    coming: list[tuple[datetime, str, int | None]] = []
-    for grant in book.grants.values():
-        terms = grant.terms
-        if grant.phase is Phase.PENDING and terms.parent is None:
-            coming.append((terms.effective_at, "begins", terms.amount))
-        if grant.phase not in {Phase.PENDING, Phase.ACTIVE}:
-            continue
-        coming += [(cut.at, "cut", cut.units) for cut in terms.cuts if cut.at > at]
-        for suspension in terms.suspensions:
-            if suspension.starts_at > at:
-                coming.append((suspension.starts_at, "suspended", None))
-            if suspension.ends_at is not None and suspension.ends_at > at:
-                coming.append((suspension.ends_at, "lifted", None))
-    if not coming:
+    if all(
+        grant.phase is Phase.ACTIVE and not grant.terms.cuts and not grant.terms.suspensions
+        for grant in book.grants.values()
+    ):
         return None
-    coming.sort(key=lambda one: (one[0], one[1], one[2] or 0))
-    shown = [
-        {"at": instant, "what": what} if units is None else {"at": instant, "what": what, "units": units}
-        for instant, what, units in coming[:_UPCOMING_MAX]
-    ]
-    return msgspec.json.encode(shown).decode()
+    shown: list[dict[str, object]] = []
+    for transition, terms in book.ahead():
+        what = _UPCOMING.get(transition.kind)
+        if what is None or (transition.kind == "begin" and terms.parent is not None):
+            continue
+        one: dict[str, object] = {"at": transition.place[0], "what": what}
+        if transition.kind == "begin" and terms.amount is not None:
+            one["units"] = terms.amount
+        shown.append(one)
+    return msgspec.json.encode(shown[:_UPCOMING_MAX]).decode() if shown else None
 
 
 def _starts_at(book: Book, force: _Force) -> datetime | None:
@@ -212,10 +204,10 @@ def _starts_at(book: Book, force: _Force) -> datetime | None:
     return min(pending, default=None)
 
 
-def _level(book: Book, force: _Force, at: datetime) -> int | None:
+def _level(book: Book, force: _Force) -> int | None:
     if force.is_unlimited:
         return None
-    counted = force.used + _overage_counted(book, at)
+    counted = force.used + _overage_counted(book)
     if force.limit == 0 and counted == 0:
         return 0
     level = 0
@@ -246,8 +238,8 @@ def _unless_in_debt(book: Book) -> AccessReason:
     return AccessReason.IN_DEBT if in_debt else AccessReason.ALLOWED
 
 
-def _overage_counted(book: Book, at: datetime) -> int:
+def _overage_counted(book: Book) -> int:
     if not book.overage:
         return 0
-    since = book.counted_since(at)
+    since = book.counted_since()
     return sum(units for started_at, units in book.overage_since if since is None or started_at >= since)

@@ -253,7 +253,7 @@ class _Effect:
         """The entitlement's book is about to change."""
         pictures = self.before.setdefault(side.customer_id, {})
         if entitlement not in pictures:
-            pictures[entitlement] = side.shown(entitlement, self.now)
+            pictures[entitlement] = side.shown(entitlement)
             self.touched.append((side, entitlement))
 
     def add(self, side: Side, entries: Iterable[Entry]) -> None:
@@ -394,8 +394,8 @@ class _Decision:
             units=fact.units,
             tie=usage_tie(told.event.event_source, told.event.event_id),
         )
-        is_quiet = not side.linked and side.is_quiet(book, usage, now)
-        before = {} if is_quiet else {entitlement: side.shown(entitlement, now)}
+        is_quiet = not side.linked and side.is_quiet(book, usage)
+        before = {} if is_quiet else {entitlement: side.shown(entitlement)}
         entries = entries_of(book, book.use(usage, now), {})
         side.is_changed(entitlement, keeps_quiet=is_quiet)
         self._keep(place, told, now, Outcome.APPLIED, counted_at)

@@ -201,6 +201,11 @@ class Book:
             waiting=self.waiting,
         )
 
+    def ahead(self) -> list[tuple[Transition, GrantTerms]]:
+        """What the terms of open grants will make happen behind the book's position, in order."""
+        places = sorted(self._ahead(), key=_by_place)
+        return [(self._transition(place, grant), grant.terms) for place, grant in places]
+
     def due(self, until: datetime) -> list[Transition]:
         """The transitions after the book's position and not after `until`, in their order."""
         if self.next_transition_at is None or self.next_transition_at > until:
@@ -819,15 +824,26 @@ class Book:
                 self.overage_since[place] = (started_at, max(0, overage - units))
                 return
 
-    def counted_since(self, at: datetime) -> datetime | None:
+    def open_causes(self, grant: BookedGrant) -> list[str]:
+        """What suspends the grant where the book stands: begun by then and not lifted."""
+        if not grant.terms.suspensions or self.place is None:
+            return []
+        found = []
+        for suspension in grant.terms.suspensions:
+            places = _suspension_places(grant.terms, suspension)
+            if places[0] <= self.place and (len(places) == 1 or places[1] > self.place):
+                found.append(suspension.cause)
+        return found
+
+    def counted_since(self) -> datetime | None:
         """From when overage counts in a picture (RULES 27).
 
-        The earliest start of what is active and not suspended at `at`, else the last end.
+        The earliest start of what is active and not suspended, else the last end.
         """
         starts = [
             grant.terms.effective_at
             for grant in self.active
-            if not is_suspended(grant.terms, at) and not grant.is_empty_child
+            if not grant.is_empty_child and not self.open_causes(grant)
         ]
         return min(starts, default=self.last_end)
 

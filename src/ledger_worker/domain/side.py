@@ -16,7 +16,6 @@ from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
 from ledger_worker.domain.events import Event, TransitionsDue, content_hash, event_key, fact_bytes
 from ledger_worker.domain.ledger import (
-    NEVER,
     RULES_VERSION,
     Account,
     Entry,
@@ -147,11 +146,11 @@ class Side:
         book.posting = self._number + 1
         return book
 
-    def shown(self, entitlement: str, at: datetime) -> EntitlementPicture:
-        """The picture of an open book at `at`, drawn once until the book changes."""
+    def shown(self, entitlement: str) -> EntitlementPicture:
+        """The picture of an open book where it stands, drawn once until the book changes."""
         found = self._pictures.get(entitlement)
         if found is None:
-            found = self._pictures[entitlement] = picture(self.books[entitlement], at)
+            found = self._pictures[entitlement] = picture(self.books[entitlement])
         return found
 
     def is_changed(self, entitlement: str, *, keeps_quiet: bool = False) -> None:
@@ -161,14 +160,14 @@ class Side:
         if not keeps_quiet:
             self._quiet.pop(entitlement, None)
 
-    def is_quiet(self, book: Book, usage: UsageFact, now: datetime) -> bool:
+    def is_quiet(self, book: Book, usage: UsageFact) -> bool:
         """Whether the usage is known to leave nothing to tell; the room for that is kept between steps."""
         entitlement = book.entitlement.key
         if not book.follows(usage):
             self._quiet.pop(entitlement, None)
             return False
         if entitlement not in self._quiet:
-            self._quiet[entitlement] = quiet_units(book, now)
+            self._quiet[entitlement] = quiet_units(book)
         room = self._quiet[entitlement]
         if room is None:
             return True
@@ -201,9 +200,9 @@ class Side:
         before: dict[tuple[str, datetime], EntitlementPicture] = {}
         for place, transition in enumerate(due):
             moment = _moment(transition)
-            was = before.setdefault(moment, self.shown(transition.entitlement, instant))
+            was = before.setdefault(moment, self.shown(transition.entitlement))
             if transition.is_payment:
-                was = self.shown(transition.entitlement, instant)
+                was = self.shown(transition.entitlement)
             self._pass(transition, instant, was if transition.is_payment or tells[moment] == place else None, passed)
             self.last = instant
             instant += MICROSECOND
@@ -255,7 +254,7 @@ class Side:
         """A posting is made of the entries, and every entitlement that differs is told. False when there is neither."""
         differing = []
         for entitlement, was in before.items():
-            shown = self.shown(entitlement, now)
+            shown = self.shown(entitlement)
             kinds = _kinds(was, shown)
             self.books[entitlement].level = shown.level
             if kinds:
@@ -351,7 +350,7 @@ class Side:
         grants: list[Grant] = []
         for entitlement in sorted(self._dirty):
             book = self.books[entitlement]
-            limit, used, held = shown_units(book, self.last or NEVER)
+            limit, used, held = shown_units(book)
             accounts.append(BookedAccount(account=book.account, limit=limit, used=used, held=held))
             grants += book.touched_grants()
         return tuple(accounts), tuple(grants)

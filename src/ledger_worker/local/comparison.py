@@ -169,12 +169,12 @@ def _booked(
         portion = customer_ids[start : start + _CUSTOMERS_AT_ONCE]
         for customer_id, books in pictures.books(connection, portion, catalogue, at).items():
             for book in books:
-                found[customer_id, book.entitlement.key] = _figures_of_book(book, at)
+                found[customer_id, book.entitlement.key] = _figures_of_book(book)
     return found
 
 
-def _figures_of_book(book: Book, at: datetime) -> _Figures:
-    shown = picture(book, at)
+def _figures_of_book(book: Book) -> _Figures:
+    shown = picture(book)
     if book.entitlement.type is not EntitlementType.QUOTA:
         return _Figures(allowed=shown.allowed)
     return _Figures(
