@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from ledger_worker.apply import Batch, Catalogues, Delivery, Move, apply_batch
 from ledger_worker.domain.catalogue import (
@@ -18,17 +18,26 @@ from ledger_worker.domain.catalogue import (
     EntitlementType,
     Offer,
     RefundPolicy,
+    ReturnAfterEnd,
 )
 from ledger_worker.domain.events import (
     Event,
     Fact,
+    OfferReached,
     PurchaseCompleted,
     PurchaseLine,
     PurchaseRefunded,
+    PurchaseTransferred,
     SubscriptionActivated,
     SubscriptionItem,
+    SubscriptionPaused,
+    SubscriptionPlanChanged,
+    SubscriptionQuantityChanged,
     SubscriptionRenewed,
+    SubscriptionResumed,
+    SubscriptionTransferred,
     UsageRecorded,
+    UsageReversed,
 )
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.operations.verify import Check, Progress, Verdict, verify
@@ -115,19 +124,30 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def ledger(engine: Engine) -> Engine:
     """The facts of TOLD, applied in three batches."""
-    with engine.begin() as connection:
-        catalogue.lock_exclusive(connection)
-        catalogue.publish(connection, ENTITLEMENTS, OFFERS, catalogue.read(connection, 0))
-    with engine.begin() as connection:
-        partitions.introduce(connection, TOPIC, "id", starts={0: 0}, lows={0: 0})
-    with engine.begin() as connection:
-        partitions.claim(connection, TOPIC, 0, "id", "test")
+    prepare(engine, OFFERS)
     for start in (0, 4, 7):
         tell(engine, TOLD[start : start + (4 if start == 0 else 3)], start)
     return engine
 
 
-def tell(engine: Engine, events: Sequence[Event], offset: int) -> None:
+def prepare(engine: Engine, offers: Sequence[Offer]) -> None:
+    """The offers are published, and the topic is ours from its beginning."""
+    publish(engine, *offers)
+    with engine.begin() as connection:
+        partitions.introduce(connection, TOPIC, "id", starts={0: 0}, lows={0: 0})
+    with engine.begin() as connection:
+        partitions.claim(connection, TOPIC, 0, "id", "test")
+
+
+def publish(engine: Engine, *offers: Offer, entitlements: Sequence[Entitlement] = ENTITLEMENTS) -> None:
+    with engine.begin() as connection:
+        catalogue.lock_exclusive(connection)
+        version = catalogue.read_ledger(connection).catalogue_version
+        catalogue.publish(connection, tuple(entitlements), tuple(offers), catalogue.read(connection, version))
+
+
+def tell(engine: Engine, events: Sequence[Event], offset: int, recorded: Sequence[datetime] | None = None) -> None:
+    """The events are one batch from that offset on, recorded at these instants, or at those of RECORDED."""
     deliveries = tuple(
         Delivery(
             event=each,
@@ -138,17 +158,11 @@ def tell(engine: Engine, events: Sequence[Event], offset: int) -> None:
     move = Move(
         topic=TOPIC, partition=0, topic_id="id", owner_epoch=1, from_offset=offset, to_offset=offset + len(events)
     )
+    apply(engine, Batch(moves=(move,), deliveries=deliveries), recorded or RECORDED[offset : offset + len(events)])
 
-    def instants(_: Connection, told: Sequence[Delivery]) -> Sequence[datetime]:
-        return [RECORDED[delivery.record.offset] for delivery in told if delivery.record is not None]
 
-    apply_batch(
-        engine,
-        Batch(moves=(move,), deliveries=deliveries),
-        Catalogues(),
-        Stages(Metrics(CollectorRegistry())),
-        instants,
-    )
+def apply(engine: Engine, batch: Batch, recorded: Sequence[datetime]) -> None:
+    apply_batch(engine, batch, Catalogues(), Stages(Metrics(CollectorRegistry())), lambda *_: recorded)
 
 
 def verdict(engine: Engine, customer_id: str | None = None, findings_max: int = 20) -> Verdict:
@@ -497,11 +511,7 @@ def test_what_workers_commit_meanwhile_is_not_seen_half(ledger: Engine) -> None:
 
 
 def test_an_account_that_was_settled_under_two_policies_is_not_called_wrong(engine: Engine, ledger: Engine) -> None:
-    with engine.begin() as connection:
-        catalogue.lock_exclusive(connection)
-        version = catalogue.read_ledger(connection).catalogue_version
-        forgiving = msgspec.structs.replace(ENTITLEMENTS[0], debt=DebtPolicy.FORGIVE)
-        catalogue.publish(connection, (forgiving,), (), catalogue.read(connection, version))
+    publish(engine, entitlements=(msgspec.structs.replace(ENTITLEMENTS[0], debt=DebtPolicy.FORGIVE),))
 
     found = verdict(ledger)
 
@@ -519,3 +529,389 @@ def test_the_login_of_the_service_is_enough_and_nothing_is_written(ledger: Engin
         connection.exec_driver_sql("RESET default_transaction_read_only")
         connection.commit()
     assert found.is_clean
+
+
+# -- customers with all that can happen to a grant
+
+TIED_OFFERS = (
+    Offer(
+        sku="PACK",
+        apply=Apply.NOW,
+        allowances=(
+            Allowance(key="calls", entitlement="api", units=10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT),
+        ),
+    ),
+    Offer(
+        sku="MONTHLY",
+        apply=Apply.NOW,
+        allowances=(
+            Allowance(
+                key="calls",
+                entitlement="api",
+                units=100,
+                leeway_seconds=0,
+                rollover_units=20,
+                return_after_end=ReturnAfterEnd.REGRANT,
+            ),
+            Allowance(key="video", entitlement="video", leeway_seconds=0),
+        ),
+    ),
+    Offer(
+        sku="SMALL",
+        apply=Apply.NOW,
+        allowances=(Allowance(key="calls", entitlement="api", units=40, leeway_seconds=0),),
+    ),
+)
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number - 1)
+
+
+def on(number: int, customer_id: str, event_id: str, fact: Fact, *, told: int | None = None) -> tuple[Event, datetime]:
+    """What happened on a day, and when it was told: at the noon of that day or of a later one."""
+    happened = Event(
+        event_source="shop", event_id=event_id, customer_id=customer_id, occurred_at=day(number), fact=fact
+    )
+    return happened, day(told or number) + timedelta(hours=12)
+
+
+def used(number: int, customer_id: str, event_id: str, units: int) -> tuple[Event, datetime]:
+    return on(number, customer_id, event_id, UsageRecorded(entitlement="api", units=units))
+
+
+def began(subscription_id: str, quantity: int = 1) -> SubscriptionActivated:
+    item = SubscriptionItem(item_id="plan", sku="MONTHLY", quantity=quantity)
+    return SubscriptionActivated(
+        subscription_id=subscription_id, items=(item,), period_start=day(1), period_end=day(31)
+    )
+
+
+def went_on(subscription_id: str) -> SubscriptionRenewed:
+    return SubscriptionRenewed(subscription_id=subscription_id, period_start=day(31), period_end=day(61))
+
+
+BOUGHT = PurchaseCompleted(order_id="o1", lines=(PurchaseLine(line_id="1", sku="PACK", quantity=1),))
+TAKEN_BACK = UsageReversed(entitlement="api", reversal_id="v1", usage_event_id="eve-used", units=5)
+TIED_TOLD = (
+    # Cy gives Dee an order of which four units are used: six move.
+    on(1, "cy", "bought", BOUGHT),
+    used(2, "cy", "cy-used", 4),
+    on(3, "cy", "given", PurchaseTransferred(order_id="o1", transfer_id="t1", to_customer_id="dee")),
+    used(4, "dee", "dee-used", 2),
+    # Of Eve's hundred units, twenty go on, and five that come back after the end are granted once more.
+    on(1, "eve", "eve-began", began("s1")),
+    used(5, "eve", "eve-used", 50),
+    on(31, "eve", "eve-went-on", went_on("s1")),
+    on(40, "eve", "taken-back", TAKEN_BACK),
+    # Fay halves her quantity when she has used more than half, rests for three days, and changes her plan.
+    on(1, "fay", "fay-began", began("s2", quantity=2)),
+    used(5, "fay", "fay-used", 150),
+    on(
+        8,
+        "fay",
+        "halved",
+        SubscriptionQuantityChanged(
+            subscription_id="s2", change_id="c1", item_id="plan", quantity=1, effective_at=day(8)
+        ),
+    ),
+    on(12, "fay", "rests", SubscriptionPaused(subscription_id="s2", pause_id="p1", effective_at=day(12))),
+    on(15, "fay", "resumes", SubscriptionResumed(subscription_id="s2", pause_id="p1", effective_at=day(15))),
+    on(
+        20,
+        "fay",
+        "changed",
+        SubscriptionPlanChanged(
+            subscription_id="s2", change_id="c2", item_id="plan", sku="SMALL", effective_at=day(20)
+        ),
+    ),
+    # Of Gil only the reversal of a usage is known.
+    on(6, "gil", "too-soon", UsageReversed(entitlement="api", reversal_id="v2", usage_event_id="gil-used")),
+    # Ida's pause is told before the subscription is hers; what is left of it goes on into her next period.
+    on(1, "hal", "hal-began", began("s3")),
+    used(5, "hal", "hal-used", 30),
+    on(12, "ida", "ida-rests", SubscriptionPaused(subscription_id="s3", pause_id="p2", effective_at=day(12))),
+    on(14, "ida", "ida-resumes", SubscriptionResumed(subscription_id="s3", pause_id="p2", effective_at=day(14))),
+    on(
+        10,
+        "hal",
+        "hal-gave",
+        SubscriptionTransferred(subscription_id="s3", transfer_id="t2", to_customer_id="ida"),
+        told=16,
+    ),
+    used(20, "ida", "ida-used", 10),
+    on(31, "ida", "ida-went-on", went_on("s3")),
+    used(32, "ida", "ida-used-on", 5),
+    # And everyone's last ends are booked.
+    used(70, "eve", "eve-used-last", 1),
+    used(70, "ida", "ida-used-last", 1),
+)
+
+
+@pytest.fixture
+def tied(engine: Engine) -> Engine:
+    """The facts of TIED_TOLD, each applied by itself."""
+    prepare(engine, TIED_OFFERS)
+    for offset, (each, recorded_at) in enumerate(TIED_TOLD):
+        tell(engine, [each], offset, [recorded_at])
+    return engine
+
+
+def test_a_ledger_with_all_that_can_happen_to_a_grant_has_no_findings(tied: Engine) -> None:
+    found = verdict(tied)
+
+    assert found.findings == ()
+    assert (found.customers, found.events) == (7, 34)
+    assert all(result.looked_at > 0 for result in found.checks)
+
+
+def test_what_is_proven_of_tied_customers_is_all_there(tied: Engine) -> None:
+    """The ledger of the tests below has one of each: else they would change what is not there."""
+    with tied.connect() as connection:
+        children = connection.exec_driver_sql("""
+            SELECT customer_id, granted, amount FROM "grant"
+            WHERE parent_id IS NOT NULL AND amount IS NOT NULL ORDER BY customer_id, effective_at
+        """).all()
+        short = connection.exec_driver_sql('SELECT customer_id, short FROM "grant" WHERE short > 0 ORDER BY 1, 2').all()
+        told_to = connection.exec_driver_sql("""
+            SELECT customer_id, told_to FROM posting WHERE told_to IS NOT NULL ORDER BY customer_id
+        """).all()
+
+    assert [tuple(row) for row in children] == [
+        ("dee", 6, 6),
+        ("eve", 20, 0),
+        ("eve", 5, 0),
+        ("ida", 70, 70),
+        ("ida", 20, 0),
+    ]
+    assert [tuple(row) for row in short] == [("fay", 50), ("fay", 110)]
+    assert [tuple(row) for row in told_to] == [("dee", "cy"), ("hal", "ida"), ("ida", "hal")]
+
+
+TIED_TAMPERINGS = {
+    "a tie is gone": (
+        "UPDATE customer SET linked = '{}' WHERE customer_id = 'dee'",
+        Check.CUSTOMER,
+        "dee",
+        "customer",
+    ),
+    "a tie that no transfer made": (
+        "UPDATE customer SET linked = '{eve}' WHERE customer_id = 'fay'",
+        Check.CUSTOMER,
+        "fay",
+        "customer",
+    ),
+    "a tie to nobody": (
+        "UPDATE customer SET linked = '{dee,nobody}' WHERE customer_id = 'cy'",
+        Check.CUSTOMER,
+        "nobody",
+        "customer",
+    ),
+    "both ties are gone": (
+        "UPDATE customer SET linked = '{}' WHERE customer_id IN ('cy', 'dee')",
+        Check.CUSTOMER,
+        "cy",
+        "customer",
+    ),
+    "a receiver is gone": ("DELETE FROM customer WHERE customer_id = 'dee'", Check.CUSTOMER, "dee", "customer"),
+    "whose event a posting is of": (
+        "UPDATE posting SET told_to = NULL WHERE customer_id = 'dee'",
+        Check.POSTING,
+        "dee",
+        "posting 1",
+    ),
+    "whose event a posting is not of": (
+        "UPDATE posting SET told_to = 'dee' WHERE customer_id = 'cy' AND number = 2",
+        Check.POSTING,
+        "cy",
+        "posting 2",
+    ),
+    "the instant of a posting at the receiver": (
+        "UPDATE posting SET recorded_at = recorded_at - interval '1 second' WHERE customer_id = 'dee' AND number = 1",
+        Check.POSTING,
+        "dee",
+        "posting 1",
+    ),
+    "a transfer is gone": ("DELETE FROM event WHERE event_id = 'given'", Check.POSTING, "cy", "posting 3"),
+    "a fact that waited for its transfer is gone": (
+        "DELETE FROM event WHERE event_id = 'ida-rests'",
+        Check.SOURCE,
+        "hal",
+        "source subscription/s3",
+    ),
+    "a fact that waited is said not to have": (
+        "UPDATE event SET outcome = 'applied' WHERE event_id = 'ida-rests'",
+        Check.SOURCE,
+        "ida",
+        "event ida-rests of shop",
+    ),
+    "a fact is said to have waited": (
+        "UPDATE event SET outcome = 'awaiting_transfer' WHERE event_id = 'ida-went-on'",
+        Check.SOURCE,
+        "ida",
+        "event ida-went-on of shop",
+    ),
+    "who keeps a source": (
+        "UPDATE source SET customer_id = 'dee' WHERE source_key = 'order/o1'",
+        Check.SOURCE,
+        "dee",
+        "source order/o1",
+    ),
+    "of whom a source was first told": (
+        "UPDATE source_owner SET customer_id = 'ida' WHERE source_key = 'subscription/s3'",
+        Check.SOURCE,
+        "hal",
+        "source subscription/s3",
+    ),
+    "a reversal's payload": (
+        """
+        UPDATE event SET payload = (SELECT payload FROM event WHERE event_id = 'too-soon')
+        WHERE event_id = 'taken-back'
+        """,
+        Check.EVENT,
+        "eve",
+        "event taken-back of shop",
+    ),
+    "a reversal's units": (
+        "UPDATE event SET units = NULL WHERE event_id = 'taken-back'",
+        Check.EVENT,
+        "eve",
+        "event taken-back of shop",
+    ),
+    "when a reversal counts": (
+        "UPDATE event SET counted_at = counted_at - interval '1 day' WHERE event_id = 'taken-back'",
+        Check.EVENT,
+        "eve",
+        "event taken-back of shop",
+    ),
+    "a reversal is gone": ("DELETE FROM event WHERE event_id = 'taken-back'", Check.POSTING, "eve", r"posting \d+"),
+    "a reversal that waits is gone": (
+        "DELETE FROM event WHERE event_id = 'too-soon'",
+        Check.SETTLEMENT,
+        "gil",
+        "account api",
+    ),
+    "what an account waits for": (
+        "UPDATE account SET carried = NULL WHERE customer_id = 'gil'",
+        Check.SETTLEMENT,
+        "gil",
+        "account api",
+    ),
+    "the parent of a child": (
+        "UPDATE \"grant\" SET parent_id = grant_id WHERE customer_id = 'dee'",
+        Check.TERMS,
+        "dee",
+        "grant .*",
+    ),
+    "a child's terms": (
+        "UPDATE \"grant\" SET terms = (SELECT terms FROM \"grant\" WHERE customer_id = 'cy') WHERE customer_id = 'dee'",
+        Check.TERMS,
+        "dee",
+        "grant .*",
+    ),
+    "a child's amount": (
+        "UPDATE \"grant\" SET amount = 7, granted = 7, available = available + 1 WHERE customer_id = 'dee'",
+        Check.TERMS,
+        "dee",
+        "grant .*",
+    ),
+    "the units that moved": (
+        "UPDATE \"grant\" SET moved = moved - 1, expired = expired + 1 WHERE customer_id = 'cy'",
+        Check.UNITS,
+        "cy",
+        "grant .*",
+    ),
+    "the units that rolled over": (
+        "UPDATE \"grant\" SET granted = 21, expired = expired + 1 WHERE customer_id = 'eve' AND granted = 20",
+        Check.UNITS,
+        "eve",
+        "grant .*",
+    ),
+    "a child by transfer is gone": ("DELETE FROM \"grant\" WHERE customer_id = 'dee'", Check.TERMS, "dee", "grant .*"),
+    "a child by roll-over is gone": (
+        "DELETE FROM \"grant\" WHERE customer_id = 'ida' AND amount = 0",
+        Check.TERMS,
+        "ida",
+        "grant .*",
+    ),
+    "a grant that settlement made is gone": (
+        "DELETE FROM \"grant\" WHERE customer_id = 'eve' AND granted = 5",
+        Check.UNITS,
+        "eve",
+        "grant .*",
+    ),
+    "a grant that settlement made is void": (
+        "UPDATE \"grant\" SET phase = 'void' WHERE customer_id = 'eve' AND granted = 5",
+        Check.UNITS,
+        "eve",
+        "grant .*",
+    ),
+    "over-allocation": (
+        "UPDATE \"grant\" SET short = 0 WHERE customer_id = 'fay' AND short = 50",
+        Check.SETTLEMENT,
+        "fay",
+        "account api",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "check", "customer_id", "row"), TIED_TAMPERINGS.values(), ids=TIED_TAMPERINGS)
+def test_the_row_that_was_changed_of_tied_customers_is_named(
+    database_url: str, tied: Engine, statement: str, check: Check, customer_id: str, row: str
+) -> None:
+    tamper(database_url, statement)
+
+    first = verdict(tied).first
+
+    assert first is not None
+    assert (first.check, first.customer_id) == (check, customer_id), first
+    assert re.fullmatch(row, first.row), first
+
+
+def test_one_customer_is_verified_with_those_it_is_tied_to(database_url: str, tied: Engine) -> None:
+    assert (verdict(tied, "dee").customers, verdict(tied, "eve").customers) == (2, 1)
+
+    tamper(database_url, "UPDATE customer SET chain_head = sha256('') WHERE customer_id = 'cy'")
+
+    assert not verdict(tied, "dee").is_clean
+    assert verdict(tied, "eve").is_clean
+
+
+def test_progress_counts_each_tied_customer_once(tied: Engine) -> None:
+    seen: list[Progress] = []
+    with tied.connect() as connection:
+        verify(connection, on_progress=seen.append)
+
+    assert seen[-1] == Progress(customers=7, customers_total=7, events=34, findings=0)
+
+
+def test_more_customers_than_are_proven_together_are_named(tied: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger_worker.operations.verify.TIED_MAX", 1)
+
+    found = verdict(tied)
+
+    assert [(finding.check, finding.customer_id) for finding in found.findings[:2]] == [
+        (Check.CUSTOMER, "cy"),
+        (Check.CUSTOMER, "hal"),
+    ]
+
+
+def test_an_offer_that_reaches_what_was_bought_is_proven_like_a_fact(ledger: Engine) -> None:
+    published = datetime.now(UTC)
+    richer = msgspec.structs.replace(
+        OFFERS[0], allowances=(msgspec.structs.replace(OFFERS[0].allowances[0], units=12),)
+    )
+    publish(ledger, richer, entitlements=())
+    reached = Event(
+        event_source="ledger",
+        event_id="reached",
+        customer_id="ada",
+        occurred_at=published,
+        fact=OfferReached(source_key="order/o1", catalogue_version=2),
+    )
+    apply(ledger, Batch(deliveries=(Delivery(event=reached),)), [published + timedelta(minutes=1)])
+
+    found = verdict(ledger)
+
+    assert found.is_clean
+    assert found.events == 9

@@ -1,12 +1,14 @@
 """Verify: the whole ledger proven from its own rows, customer by customer, in one snapshot, beside running workers.
 
 A server-side cursor for each table gives its rows in the order of customers; merged, they are one customer's rows at a
-time, also of a customer that only a stray row names. What is checked of one customer is in `proof`; here are the
-statements, the merge, and the checks of the whole ledger (input partitions, owners of sources, dead letters).
+time, also of a customer that only a stray row names. Customers that any row ties to each other are proven as one group,
+where the first of them comes up: the rows of the others are then read by their ids, and passed over when they come up
+themselves. What is checked of a group is in `proof`; here are the statements, the merge, and the checks of the whole
+ledger (input partitions, claimed sources, dead letters).
 
 The snapshot is REPEATABLE READ and read only, so workers and verify do not wait for each other, and nothing half done
 is seen. It keeps PostgreSQL from vacuuming what died since it began, for as long as it runs. Memory is bounded by the
-largest customer and a window of others.
+ids of tied customers, the rows of the largest group (of at most `TIED_MAX`), and a window of others.
 """
 
 from collections import Counter
@@ -20,28 +22,30 @@ from sqlalchemy import Connection, TextClause, text
 
 from ledger_worker.domain.catalogue import Entitlement
 from ledger_worker.domain.ledger import Account
-from ledger_worker.operations.proof import (
+from ledger_worker.operations.proof.findings import Check, Finding, Findings
+from ledger_worker.operations.proof.group import prove
+from ledger_worker.operations.proof.rows import (
     AccountRow,
-    Check,
     CustomerRow,
     CustomerRows,
     EntryRow,
     EventRow,
-    Finding,
     GrantRow,
     OutboxRow,
     PostingRow,
     Published,
     SourceRow,
-    prove,
 )
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.store import customers as customers_store
 
 __all__ = ["Check", "CheckResult", "Finding", "Progress", "Verdict", "verify"]
 
 FINDINGS_MAX = 20
 """How many findings are named when the caller says nothing else; all are counted."""
+TIED_MAX = 10_000
+"""Most customers proven together; more are a finding. Whoever decides about one of them locks the rows of all."""
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +59,9 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What verify found.
 
-    `findings` are the first ones, by customer id and then from cause to effect. `unproven` accounts are those whose
-    entitlement changed its policies for debt or overage while they were used, and that no single version explains.
+    `findings` are the first ones, by customer id (of those that are tied, the first) and then from cause to effect.
+    `unproven` accounts are those whose entitlement changed its policies for debt or overage while they were used,
+    and that no single version explains.
     """
 
     customers: int
@@ -94,7 +99,7 @@ def verify(
     findings_max: int = FINDINGS_MAX,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Verdict:
-    """Every row of the ledger, or of one customer, was compared with what it must be; nothing was changed.
+    """Every row of the ledger, or of one customer and those it is tied to, was compared; nothing was changed.
 
     Begins and ends a transaction of its own: the connection must not be in one. At least one finding is kept, whatever
     `findings_max`. `on_progress` is called after each window of customers. With `customer_id` the checks of the whole
@@ -115,6 +120,9 @@ _WINDOW_ROWS_MAX = 20_000
 _FETCH_ROWS = 2_000
 _FIRST_ID, _LAST_ID = "", chr(0x10FFFF)
 """Between these, in the order of bytes, is every id."""
+_Group = list[CustomerRows]
+"""The rows of customers that are proven together, by customer id."""
+_Ids = tuple[str, ...]
 
 
 class _Verification:
@@ -129,30 +137,27 @@ class _Verification:
     ) -> None:
         self._connection = connection
         self._customer_id = customer_id
-        self._findings_max = findings_max
         self._on_progress = on_progress
         self._published = _published(connection)
-        self._findings: list[Finding] = []
-        self._found: Counter[Check] = Counter()
-        self._looked_at: Counter[Check] = Counter()
+        self._findings = Findings(findings_max)
         self._arrived: Counter[tuple[str, int]] = Counter()
         self._last_offsets: dict[tuple[str, int], int] = {}
         self._customers = 0
-        self._unproven = 0
 
     def run(self) -> Verdict:
         """Everything was checked."""
+        findings = self._findings
         total = self._connection.execute(_COUNT_CUSTOMERS, self._between()).scalar_one()
         with ExitStack() as open_cursors:
-            for window in _windows(_customers(self._connection, self._between(), open_cursors)):
+            for window in _windows(self._groups(open_cursors)):
                 self._prove_window(window)
                 if self._on_progress is not None:
                     self._on_progress(
                         Progress(
                             customers=self._customers,
                             customers_total=max(total, self._customers),
-                            events=self._looked_at[Check.EVENT],
-                            findings=self._found.total(),
+                            events=findings.looked_at[Check.EVENT],
+                            findings=findings.found.total(),
                         )
                     )
         if self._customer_id is None:
@@ -161,47 +166,55 @@ class _Verification:
             self._check_partitions()
         return Verdict(
             customers=self._customers,
-            postings=self._looked_at[Check.POSTING],
-            entries=self._looked_at[Check.ENTRY],
-            events=self._looked_at[Check.EVENT],
+            postings=findings.looked_at[Check.POSTING],
+            entries=findings.looked_at[Check.ENTRY],
+            events=findings.looked_at[Check.EVENT],
             checks=tuple(
-                CheckResult(check=check, looked_at=self._looked_at[check], findings=self._found[check])
+                CheckResult(check=check, looked_at=findings.looked_at[check], findings=findings.found[check])
                 for check in Check
             ),
-            findings=tuple(self._findings),
-            unproven=self._unproven,
+            findings=tuple(findings.kept),
+            unproven=findings.unproven,
         )
 
     def _between(self) -> dict[str, str]:
         if self._customer_id is None:
             return {"first": _FIRST_ID, "last": _LAST_ID}
-        return {"first": self._customer_id, "last": self._customer_id}
+        return _only(self._customer_id)
 
-    def _report(self, check: Check, customer_id: str | None, row: str, message: str) -> None:
-        self._found[check] += 1
-        if len(self._findings) < self._findings_max:
-            self._findings.append(Finding(check=check, customer_id=customer_id, row=row, message=message))
+    # -- one group after the other --
 
-    # -- one customer after the other --
+    def _groups(self, open_cursors: ExitStack) -> Iterator[_Group]:
+        """The rows of every customer, those that are tied together; each group once, at the first of it."""
+        if self._customer_id is None:
+            tied = _all_tied(self._connection)
+        else:
+            tied = _tied_to(self._connection, self._customer_id)
+        proven: set[str] = set()
+        for rows in _customers(self._connection, self._between(), open_cursors):
+            ids = tied.get(rows.customer_id, (rows.customer_id,))
+            if ids[0] in proven:
+                continue
+            if len(ids) > TIED_MAX:
+                message = f"it is tied to {len(ids) - 1} others, expected at most {TIED_MAX}: they are not proven"
+                self._findings.add(Check.CUSTOMER, rows.customer_id, "customer", message)
+                proven.add(ids[0])
+                continue
+            if len(ids) > 1:
+                proven.add(ids[0])
+            yield [rows if each == rows.customer_id else _customer(self._connection, each) for each in ids]
 
-    def _prove_window(self, window: Sequence[CustomerRows]) -> None:
-        keys = [(row.customer_id, row.entitlement) for rows in window for row in rows.accounts]
+    def _prove_window(self, window: Sequence[_Group]) -> None:
+        keys = [(row.customer_id, row.entitlement) for group in window for rows in group for row in rows.accounts]
         accounts: dict[str, dict[str, Account]] = {}
         for (customer_id, entitlement), account in accounts_store.read_accounts(
             self._connection, keys, [], _BEGINNING
         ).items():
             accounts.setdefault(customer_id, {})[entitlement] = account
-        for rows in window:
-            customer_id = rows.customer_id
-
-            def report(check: Check, row: str, message: str, customer_id: str = customer_id) -> None:
-                self._report(check, customer_id, row, message)
-
-            looked_at, unproven = prove(rows, accounts.get(customer_id, {}), self._published, report)
-            self._looked_at.update(looked_at)
-            self._unproven += unproven
-            self._customers += 1
-            for event in rows.events:
+        for group in window:
+            prove(group, accounts, self._published, self._findings)
+            self._customers += len(group)
+            for event in (event for rows in group for event in rows.events):
                 if event.topic is not None and event.partition is not None and event.offset is not None:
                     place = (event.topic, event.partition)
                     self._arrived[place] += 1
@@ -210,15 +223,15 @@ class _Verification:
     # -- the whole ledger --
 
     def _check_owners(self) -> None:
-        self._looked_at[Check.SOURCE_OWNER] += self._connection.execute(_COUNT_OWNERS).scalar_one()
+        self._findings.looked_at[Check.SOURCE_OWNER] += self._connection.execute(_COUNT_OWNERS).scalar_one()
         for source_key, customer_id in self._connection.execute(_OWNERS_WITHOUT_SOURCE):
-            message = f"it owns source {source_key}, which it does not have"
-            self._report(Check.SOURCE_OWNER, customer_id, f"source_owner {source_key}", message)
+            message = f"source {source_key} was first told of it, but it does not keep it"
+            self._findings.add(Check.SOURCE_OWNER, customer_id, f"source_owner {source_key}", message)
 
     def _check_dead_letters(self) -> None:
         for dead_letter_id in self._connection.execute(_ANNOUNCED_WITHOUT_DEAD_LETTER).scalars():
             message = "the outbox announces it, but it is not kept"
-            self._report(Check.OUTBOX, None, f"dead letter {dead_letter_id}", message)
+            self._findings.add(Check.OUTBOX, None, f"dead letter {dead_letter_id}", message)
 
     def _check_partitions(self) -> None:
         dead = {(topic, partition): count for topic, partition, count in self._connection.execute(_COUNT_DEAD_LETTERS)}
@@ -226,26 +239,26 @@ class _Verification:
         for topic, partition, next_offset, records, duplicates, dead_letters in self._connection.execute(_PARTITIONS):
             place = (topic, partition)
             known.add(place)
-            self._looked_at[Check.INPUT_PARTITION] += 1
+            self._findings.looked_at[Check.INPUT_PARTITION] += 1
             name = f"partition {topic}/{partition}"
             kept = dead.get(place, 0)
             arrived = self._arrived[place]
             if dead_letters != kept:
                 message = f"dead_letters is {dead_letters}, expected {kept} as they are kept"
-                self._report(Check.INPUT_PARTITION, None, name, message)
+                self._findings.add(Check.INPUT_PARTITION, None, name, message)
             if records != arrived + duplicates + dead_letters:
                 message = (
                     f"records is {records}, expected {arrived + duplicates + dead_letters}: {arrived} events,"
                     f" {duplicates} duplicates, {dead_letters} dead letters"
                 )
-                self._report(Check.INPUT_PARTITION, None, name, message)
+                self._findings.add(Check.INPUT_PARTITION, None, name, message)
             last = self._last_offsets.get(place, -1)
             if last >= next_offset:
                 message = f"next_offset is {next_offset}, but the event of offset {last} is in the inbox"
-                self._report(Check.INPUT_PARTITION, None, name, message)
+                self._findings.add(Check.INPUT_PARTITION, None, name, message)
         for topic, partition in sorted(self._arrived.keys() - known):
             message = f"{self._arrived[topic, partition]} events came of it, but it has no row"
-            self._report(Check.INPUT_PARTITION, None, f"partition {topic}/{partition}", message)
+            self._findings.add(Check.INPUT_PARTITION, None, f"partition {topic}/{partition}", message)
 
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -292,8 +305,35 @@ def _published(connection: Connection) -> Published:
     )
 
 
+_TIED = text("SELECT customer_id, linked FROM customer WHERE linked <> CAST('{}' AS text[]) ORDER BY customer_id")
+
+
+def _all_tied(connection: Connection) -> dict[str, _Ids]:
+    """Of each customer that any row ties to another: all that belong together with it, in order; read once."""
+    tied: dict[str, set[str]] = {}
+    for customer_id, linked in connection.execute(_TIED):
+        together = {customer_id, *linked}
+        known = [tied[each] for each in together if each in tied]
+        if all(each in tied for each in together) and all(one is known[0] for one in known):
+            continue
+        together.update(*known)
+        tied.update(dict.fromkeys(together, together))
+    groups = {id(together): tuple(sorted(together, key=str.encode)) for together in tied.values()}
+    return {customer_id: groups[id(together)] for customer_id, together in tied.items()}
+
+
+def _tied_to(connection: Connection, customer_id: str) -> dict[str, _Ids]:
+    """All that belong together with one customer, as `_all_tied` says it; a round for each step away, often two."""
+    found, asked = {customer_id}, [customer_id]
+    while asked and len(found) <= TIED_MAX:
+        heads, _ = customers_store.read_heads(connection, asked)
+        asked = sorted({each for head in heads.values() for each in head.linked} - found)
+        found.update(asked)
+    return {customer_id: tuple(sorted(found, key=str.encode))}
+
+
 _CUSTOMERS = text("""
-SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, linked
 FROM customer
 WHERE customer_id BETWEEN :first AND :last
 ORDER BY customer_id
@@ -320,7 +360,7 @@ ORDER BY customer_id, event_key
 """)
 _GRANTS = text("""
 SELECT customer_id, grant_id, entitlement, source_key, amount, effective_at, expires_at, phase, set_by, granted,
-       available, held, used, expired, revoked, moved, terms
+       available, held, used, expired, revoked, moved, short, parent_id, terms
 FROM "grant"
 WHERE customer_id BETWEEN :first AND :last
 ORDER BY customer_id, grant_id
@@ -419,15 +459,39 @@ def _customers(connection: Connection, between: dict[str, str], stack: ExitStack
         )
 
 
-def _windows(customers: Iterator[CustomerRows]) -> Iterator[list[CustomerRows]]:
-    """Customers in groups, so that their accounts are read with one statement."""
-    window: list[CustomerRows] = []
-    size = 0
-    for rows in customers:
-        window.append(rows)
-        size += len(rows.entries) + len(rows.events)
-        if len(window) == _WINDOW_CUSTOMERS_MAX or size >= _WINDOW_ROWS_MAX:
+def _customer(connection: Connection, customer_id: str) -> CustomerRows:
+    """The rows of one customer, of whom there may be none."""
+    with ExitStack() as open_cursors:
+        found = next(_customers(connection, _only(customer_id), open_cursors), None)
+    if found is not None:
+        return found
+    return CustomerRows(
+        customer_id=customer_id,
+        customer=None,
+        postings=[],
+        entries=[],
+        events=[],
+        grants=[],
+        accounts=[],
+        sources=[],
+        outbox=[],
+    )
+
+
+def _only(customer_id: str) -> dict[str, str]:
+    return {"first": customer_id, "last": customer_id}
+
+
+def _windows(groups: Iterator[_Group]) -> Iterator[list[_Group]]:
+    """Groups by the window, so that their accounts are read with one statement."""
+    window: list[_Group] = []
+    customers = size = 0
+    for group in groups:
+        window.append(group)
+        customers += len(group)
+        size += sum(len(rows.entries) + len(rows.events) for rows in group)
+        if customers >= _WINDOW_CUSTOMERS_MAX or size >= _WINDOW_ROWS_MAX:
             yield window
-            window, size = [], 0
+            window, customers, size = [], 0, 0
     if window:
         yield window

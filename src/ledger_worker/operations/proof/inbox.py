@@ -1,0 +1,116 @@
+"""The inbox of one customer: each event's key, hash and columns follow from its id and its payload."""
+
+from datetime import datetime
+from typing import assert_never
+
+import msgspec
+
+from ledger_worker.domain.decide import reversal_of
+from ledger_worker.domain.events import (
+    CustomersMerged,
+    Event,
+    Fact,
+    OfferReached,
+    SourceFact,
+    TransitionsDue,
+    UsageRecorded,
+    UsageReversed,
+    content_hash,
+    event_key,
+    fact_bytes,
+    fact_of,
+    source_key,
+)
+from ledger_worker.domain.ledger import UsageFact
+from ledger_worker.domain.outcomes import Outcome
+from ledger_worker.domain.settlement import usage_tie
+from ledger_worker.operations.proof.findings import Check, Findings, differing
+from ledger_worker.operations.proof.rows import EventRow, Member, event_name
+
+__all__ = ["check_events"]
+
+
+def check_events(member: Member, findings: Findings) -> None:
+    """Every event of the inbox was looked at; facts, usage and reversals that can be read are with the member."""
+    instants: set[datetime] = set()
+    for row in member.rows.events:
+        findings.looked_at[Check.EVENT] += 1
+        member.events[row.event_key] = row
+        if row.recorded_at in instants:
+            _is_wrong(findings, row, f"recorded_at is {row.recorded_at.isoformat()}, expected an instant of its own")
+        instants.add(row.recorded_at)
+        try:
+            fact = fact_of(row.payload)
+        except msgspec.MsgspecError as error:
+            _is_wrong(findings, row, f"the payload is no fact: {error}")
+            continue
+        event = Event(
+            event_source=row.event_source,
+            event_id=row.event_id,
+            customer_id=row.customer_id,
+            occurred_at=row.occurred_at,
+            fact=fact,
+            source_version=row.source_version,
+        )
+        _check_content(row, event, findings)
+        if isinstance(fact, SourceFact):
+            member.facts.append((row, event))
+        elif isinstance(fact, UsageRecorded | UsageReversed):
+            _count(member, row, fact)
+
+
+_OUTCOMES = frozenset(outcome.value for outcome in Outcome)
+
+
+def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
+    key = event_key(row.event_source, row.event_id)
+    if row.event_key != key:
+        _is_wrong(findings, row, f"event_key is {row.event_key}, expected {key} by its source and id")
+    hashed = content_hash(event, row.payload)
+    if row.content_hash != hashed:
+        _is_wrong(findings, row, f"content_hash is {row.content_hash.hex()}, but its content gives {hashed.hex()}")
+    if fact_bytes(event.fact) != row.payload:
+        _is_wrong(findings, row, "the payload is not in its canonical form")
+    expected = (type(event.fact).__name__, *_columns_of(event.fact, _counted_at(row)))
+    stored = (row.type, row.source_key, row.entitlement, row.units, row.counted_at)
+    if stored != expected:
+        names = ("type", "source_key", "entitlement", "units", "counted_at")
+        _is_wrong(findings, row, f"{differing(names, stored, expected)} by its payload")
+    if row.outcome not in _OUTCOMES:
+        _is_wrong(findings, row, f"outcome is {row.outcome}, expected one of the closed list")
+
+
+def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | None, int | None, datetime | None]:
+    """What the columns source_key, entitlement, units and counted_at hold of a fact."""
+    if isinstance(fact, UsageRecorded | UsageReversed):
+        return None, fact.entitlement, fact.units, counted_at
+    if isinstance(fact, TransitionsDue):
+        return None, fact.entitlement, None, None
+    if isinstance(fact, OfferReached):
+        return fact.source_key, None, None, None
+    if isinstance(fact, CustomersMerged):
+        return None, None, None, None
+    if isinstance(fact, SourceFact):
+        return source_key(fact), None, None, None
+    assert_never(fact)
+
+
+def _counted_at(row: EventRow) -> datetime:
+    """When usage counts: never later than it was recorded."""
+    return min(row.occurred_at, row.recorded_at)
+
+
+def _count(member: Member, row: EventRow, fact: UsageRecorded | UsageReversed) -> None:
+    at = _counted_at(row) if row.counted_at is None else row.counted_at
+    if isinstance(fact, UsageRecorded):
+        tie = usage_tie(row.event_source, row.event_id)
+        usage = UsageFact(usage_key=row.event_key, at=at, units=fact.units, tie=tie)
+        member.usage[fact.entitlement].append(usage)
+        return
+    reversal = reversal_of(fact, row.event_source, row.event_id, at)
+    if reversal is not None:
+        member.reversals[fact.entitlement].append(reversal)
+
+
+def _is_wrong(findings: Findings, row: EventRow, message: str) -> None:
+    findings.add(Check.EVENT, row.customer_id, event_name(row), message)

@@ -1,0 +1,204 @@
+"""What a proof reads: the rows of one customer as they are stored, and what else everything was decided by.
+
+Here too is what the checks of one customer leave for those after them, as far as rows can be read at all.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from ledger_worker.domain.catalogue import Catalogue, Entitlement
+from ledger_worker.domain.events import Event
+from ledger_worker.domain.ledger import Account, Grant, GrantTerms, Line, Reversal, UsageFact
+
+__all__ = [
+    "AccountRow",
+    "CustomerRow",
+    "CustomerRows",
+    "EntryRow",
+    "EventRow",
+    "GrantRow",
+    "Member",
+    "OutboxRow",
+    "PostingRow",
+    "Published",
+    "SourceRow",
+    "event_name",
+    "grant_name",
+]
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """What everything was decided by: the catalogue, and each version of each entitlement's policies."""
+
+    catalogue: Catalogue
+    versions: Mapping[str, tuple[Entitlement, ...]]
+    lanes: int
+    timeline: int
+
+
+class CustomerRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `customer`."""
+
+    customer_id: str
+    key_hash: int
+    posting_number: int
+    sequence: int
+    chain_head: bytes
+    recorded_at: datetime | None
+    linked: list[str]
+
+
+class PostingRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `posting`."""
+
+    customer_id: str
+    number: int
+    event_key: UUID
+    told_to: str | None
+    content_hash: bytes
+    recorded_at: datetime
+    catalogue_version: int
+    rules_version: int
+    hash: bytes
+
+
+class EntryRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `entry`; `terms` is JSON text."""
+
+    customer_id: str
+    posting: int
+    line: int
+    recorded_at: datetime
+    entitlement: str
+    kind: str
+    units: int
+    at: datetime
+    grant_id: UUID | None
+    usage_key: UUID | None
+    cut_id: str | None
+    terms: str | None
+
+
+class EventRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `event`."""
+
+    customer_id: str
+    event_key: UUID
+    content_hash: bytes
+    event_source: str
+    event_id: str
+    type: str
+    source_key: str | None
+    entitlement: str | None
+    units: int | None
+    counted_at: datetime | None
+    source_version: int | None
+    occurred_at: datetime
+    recorded_at: datetime
+    outcome: str
+    payload: bytes
+    topic: str | None
+    partition: int | None
+    offset: int | None
+
+
+class GrantRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `grant`; `terms` is msgpack."""
+
+    customer_id: str
+    grant_id: UUID
+    entitlement: str
+    source_key: str
+    amount: int | None
+    effective_at: datetime
+    expires_at: datetime | None
+    phase: str
+    set_by: int
+    granted: int
+    available: int
+    held: int
+    used: int
+    expired: int
+    revoked: int
+    moved: int
+    short: int
+    parent_id: UUID | None
+    terms: bytes
+
+
+class AccountRow(msgspec.Struct, frozen=True, gc=False):
+    """What a check reads of a row of `account`; the rest comes as `ledger.Account`."""
+
+    customer_id: str
+    entitlement: str
+    allowance: int | None
+    used: int
+    held: int
+
+
+class SourceRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `source` with the customer that `source_owner` names."""
+
+    customer_id: str
+    source_key: str
+    state: bytes
+    owner: str | None
+
+
+class OutboxRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `outbox` that holds a change."""
+
+    customer_id: str
+    sequence: int
+    timeline: int
+    lane: int
+    change_id: UUID
+    payload: bytes
+
+
+class CustomerRows(msgspec.Struct, kw_only=True):
+    """Everything stored of one customer, each list in key order. `customer` is None when only other rows name it."""
+
+    customer_id: str
+    customer: CustomerRow | None
+    postings: list[PostingRow]
+    entries: list[EntryRow]
+    events: list[EventRow]
+    grants: list[GrantRow]
+    accounts: list[AccountRow]
+    sources: list[SourceRow]
+    outbox: list[OutboxRow]
+
+
+class Member:
+    """One customer of a group under proof, its accounts by entitlement, and what the checks have read of its rows.
+
+    `events` are those of its inbox by key, `facts` those about sources; `usage`, `reversals`, `lines` and `grants` are
+    by entitlement. `said` is the posting that last set the terms of each grant, and the terms.
+    """
+
+    def __init__(self, rows: CustomerRows, accounts: Mapping[str, Account]) -> None:
+        self.customer_id = rows.customer_id
+        self.rows = rows
+        self.accounts = accounts
+        self.events: dict[UUID, EventRow] = {}
+        self.facts: list[tuple[EventRow, Event]] = []
+        self.usage: dict[str, list[UsageFact]] = defaultdict(list)
+        self.reversals: dict[str, list[Reversal]] = defaultdict(list)
+        self.lines: dict[str, list[Line]] = defaultdict(list)
+        self.said: dict[UUID, tuple[int, GrantTerms]] = {}
+        self.grants: dict[str, list[Grant]] = defaultdict(list)
+
+
+def event_name(row: EventRow) -> str:
+    """How a finding names an event."""
+    return f"event {row.event_id} of {row.event_source}"
+
+
+def grant_name(grant_id: UUID) -> str:
+    """How a finding names a grant."""
+    return f"grant {grant_id}"

@@ -1,0 +1,141 @@
+"""Settlement: each account, settled again from nothing, is covered as it is booked, and shows what a check reads."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+
+from ledger_worker.domain.access import level_of, shown_units
+from ledger_worker.domain.catalogue import Entitlement, EntitlementType
+from ledger_worker.domain.ledger import NEVER, Account, Grant, Kind, Line, Origin, Phase
+from ledger_worker.domain.settlement import Book, BookedGrant, History, HistoryNeeded
+from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
+from ledger_worker.operations.proof.rows import AccountRow, Member, Published, grant_name
+
+__all__ = ["check_accounts"]
+
+
+def check_accounts(member: Member, published: Published, findings: Findings) -> None:
+    """Every account of the customer was settled again.
+
+    It cannot be proven when its entitlement's policies for debt or overage changed under it: it is settled by a mixture
+    of them.
+    """
+    for row in member.rows.accounts:
+        findings.looked_at[Check.SETTLEMENT] += 1
+        account = member.accounts.get(row.entitlement)
+        versions = published.versions.get(row.entitlement)
+        name = f"account {row.entitlement}"
+        if account is None or not versions:
+            findings.add(Check.SETTLEMENT, member.customer_id, name, "its entitlement was never published")
+            continue
+        settled = _Settled(versions[-1], account, _history(member, row.entitlement))
+        wrong = settled.wrong()
+        if wrong and len({(version.debt, version.overage) for version in versions}) > 1:
+            findings.unproven += 1
+            continue
+        for message in wrong:
+            findings.add(Check.SETTLEMENT, member.customer_id, name, message)
+        if not wrong:
+            findings.looked_at[Check.CHECK_PATH] += 1
+            message = _read_otherwise(row, account, versions, settled.run)
+            if message:
+                findings.add(Check.CHECK_PATH, member.customer_id, name, message)
+
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_SHOWN_LINES_MAX = 3
+
+
+def _history(member: Member, entitlement: str) -> History:
+    return History(
+        grants=tuple(member.grants.get(entitlement, ())),
+        usage=tuple(member.usage.get(entitlement, ())),
+        lines=tuple(member.lines.get(entitlement, ())),
+        reversals=tuple(member.reversals.get(entitlement, ())),
+    )
+
+
+def _read_otherwise(row: AccountRow, account: Account, versions: tuple[Entitlement, ...], run: Book) -> str:
+    """What a check reads of the account that is not what the settled one shows; empty when nothing is."""
+    names: tuple[str, ...] = ("allowance", "used", "held")
+    stored: tuple[object, ...] = (row.allowance, row.used, row.held)
+    expected: tuple[object, ...] = shown_units(run)
+    if len({version.thresholds for version in versions}) == 1:
+        is_quota = versions[-1].type is EntitlementType.QUOTA
+        names = (*names, "level")
+        stored = (*stored, account.level)
+        expected = (*expected, level_of(run) if is_quota else None)
+    return "" if stored == expected else f"{differing(names, stored, expected)} by what is settled"
+
+
+class _Settled:
+    """An account beside a run from nothing over the same terms, usage and reversals, up to where the account stands."""
+
+    def __init__(self, entitlement: Entitlement, account: Account, history: History) -> None:
+        self._account = account
+        self._history = history
+        told = {usage.usage_key for usage in history.usage}
+        waiting = sorted({reversal.usage_key for reversal in history.reversals} - told)
+        self.run = Book(entitlement, Account(entitlement=entitlement.key, waiting=tuple(waiting)), ())
+        for grant in history.grants:
+            # What settlement grants once more is of no source: the run makes it, or it should not be.
+            if grant.terms.origin is not Origin.REGRANT:
+                phase = Phase.VOID if grant.phase is Phase.VOID else Phase.PENDING
+                self.run.grants[grant.terms.grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
+        until = (account.settled_at or _BEGINNING, account.settled_tie)
+        self._lines: list[Line] | None
+        try:
+            self._lines = self.run.run_all(history.usage, history.reversals, until)
+        except HistoryNeeded:
+            self._lines = None
+
+    def wrong(self) -> list[str]:
+        """What does not agree, a sentence each."""
+        if self._lines is None:
+            return ["it cannot be settled again: a grant is missing that a cut names or that units go on to"]
+        difference = _line_difference(self._history.lines, self._lines)
+        if difference:
+            shown = "; ".join(_line_text(line) for line in difference[:_SHOWN_LINES_MAX])
+            more = len(difference) - _SHOWN_LINES_MAX
+            return [f"settled again, there is to be booked: {shown}{f' and {more} lines more' if more > 0 else ''}"]
+        self.run.touched.update(self.run.grants)
+        settled = {grant.terms.grant_id: grant for grant in self.run.touched_grants()}
+        expected = msgspec.structs.replace(self.run.account, level=self._account.level, next_transition_at=_BEGINNING)
+        ahead = Book(self.run.entitlement, expected, settled.values()).due(NEVER)
+        expected = msgspec.structs.replace(expected, next_transition_at=ahead[0].place[0] if ahead else None)
+        messages = [] if self._account == expected else [differing_fields(self._account, expected)]
+        return messages + self._wrong_grants(settled)
+
+    def _wrong_grants(self, settled: dict[UUID, Grant]) -> list[str]:
+        messages = []
+        for grant in self._history.grants:
+            found = settled.pop(grant.terms.grant_id, None)
+            if found is None:
+                found = Grant(terms=grant.terms, phase=Phase.VOID, set_by=grant.set_by)
+            # Which posting set the terms of a grant is asked of its entries.
+            expected = msgspec.structs.replace(found, set_by=grant.set_by)
+            if grant != expected:
+                messages.append(f"{grant_name(grant.terms.grant_id)}: {differing_fields(grant, expected)}")
+        messages += [
+            f"{grant_name(grant_id)}: granted once more when settled again, but not booked" for grant_id in settled
+        ]
+        return messages
+
+
+def _line_difference(booked: Iterable[Line], settled: Iterable[Line]) -> list[Line]:
+    units: dict[tuple[Kind, datetime, UUID | None, UUID | None, str | None], int] = defaultdict(int)
+    for line in settled:
+        units[line.identity()] += line.units
+    for line in booked:
+        units[line.identity()] -= line.units
+    return [Line(*identity, missing) for identity, missing in units.items() if missing]
+
+
+def _line_text(line: Line) -> str:
+    of = f" of grant {line.grant_id}" if line.grant_id else ""
+    by = f" for usage {line.usage_key}" if line.usage_key else ""
+    cut = f" by {line.cut_id}" if line.cut_id else ""
+    return f"{line.kind} {line.units:+}{of}{by}{cut} at {line.at.isoformat()}"
