@@ -27,12 +27,12 @@ def assignment_grants(
     first = assigned[0]
     grants = [
         Given(
-            name=name.root(source, "", "", "", None, ""),
+            name=name.root(source, "", "", first.entitlement, None, ""),
             holder="",
             source=source,
             line="",
             sku="",
-            allowance="",
+            allowance=first.entitlement,
             entitlement=first.entitlement,
             units=first.units,
             priority=first.priority,
@@ -43,7 +43,7 @@ def assignment_grants(
     ]
     grants += [
         grants[0]._replace(
-            name=name.root(source, "", "", "", one.effective_at, ""),
+            name=name.root(source, "", "", first.entitlement, one.effective_at, ""),
             units=first.units if one.units is None else one.units,
             start=one.effective_at,
             end=one.expires_at,

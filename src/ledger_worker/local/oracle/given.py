@@ -1,5 +1,6 @@
 """The shapes in which the second opinion says what a source gives."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -63,20 +64,28 @@ class Given(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A grant, the allowance it came by (None: by hand), and whether a change closed it before its own end."""
+    """A grant, the allowance it came by (None: by hand), and where the run that gave it was closed by another."""
 
     grant: Given
     allowance: Allowance | None
-    is_closed: bool = False
+    closes: datetime | None = None
 
 
 def clipped(
     suspensions: list[tuple[str, datetime, datetime | None]], start: datetime, end: datetime | None
 ) -> tuple[Suspended, ...]:
-    """Suspensions, clipped to a grant: from the later of both starts, without an end where they outlast it."""
+    """Suspensions, clipped to a grant: from the later of both starts, without an end where they last as long."""
     found = []
     for cause, starts, ends in suspensions:
         begins = max(starts, start)
         if (ends is None or begins < ends) and (end is None or begins < end):
-            found.append(Suspended(cause, begins, None if ends is None or (end is not None and ends > end) else ends))
+            found.append(Suspended(cause, begins, None if ends is None or (end is not None and ends >= end) else ends))
     return tuple(sorted(found, key=lambda one: (one.starts, one.cause)))
+
+
+def is_after(earlier: Sequence[Made], allowance: Allowance, at: datetime) -> bool:
+    """Whether runs that closed by then gave anything of the same entitlement, for an opening cut to carry."""
+    return any(
+        one.grant.entitlement == allowance.entitlement and one.closes is not None and one.closes <= at
+        for one in earlier
+    )

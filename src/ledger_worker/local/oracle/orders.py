@@ -19,7 +19,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.local.oracle.clocks import Stop, end_of, moved, running, share
 from ledger_worker.local.oracle.facts import Standing, kept
-from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped
+from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped, is_after
 from ledger_worker.local.oracle.owners import Owners, held_by
 from ledger_worker.local.oracle.runs import Run, Step, runs_of
 
@@ -54,7 +54,7 @@ def order_grants(
         of_line: list[Made] = []
         for run in runs:
             if run.allowance.lasts != "period":
-                of_line += grant_of(run, source, line_id, refunds, disputes, of_line, name)
+                of_line += grant_of(run, source, (line_id, entered), refunds, disputes, of_line, name)
         made += [held for one in of_line for held in held_by(owners, one, name)]
     return made
 
@@ -71,7 +71,7 @@ def lines_of(told: Sequence[Standing]) -> dict[str, tuple[datetime, PurchaseLine
 def grant_of(
     run: Run,
     source: str,
-    line_id: str,
+    of_line: tuple[str, datetime],
     refunds: Sequence[Refund],
     disputes: Sequence[Dispute],
     earlier: Sequence[Made],
@@ -79,14 +79,15 @@ def grant_of(
 ) -> list[Made]:
     """What one allowance of a line gives, to its own end or to where another version takes its place."""
     allowance, start = run.allowance, run.start
+    line_id, entered = of_line
     # Disputes: the end moves by the time a won dispute took.
     won: list[Stop] = [(one.opened, one.closed) for one in disputes if one.is_won] if allowance.extend_on_won else []
-    own_end = moved(end_of(allowance.lasts, start), start, won, None)
+    own_end = moved(end_of(allowance.lasts, entered), entered, won, None)
     is_closed = run.closes is not None and (own_end is None or run.closes < own_end)
     end = run.closes if is_closed else own_end
     units = None if allowance.units is None else allowance.units * run.quantity
     taken = []
-    if run.carries_used and run.is_within and any(one.grant.entitlement == allowance.entitlement for one in earlier):
+    if run.carries_used and run.is_within and is_after(earlier, allowance, start):
         taken.append(TakenBack(f"carry/{run.segment}", start, 0, "opening"))
     for refund in refunds:
         at = max(refund.at, start)
@@ -119,7 +120,7 @@ def grant_of(
         taken_back=tuple(sorted(taken, key=lambda one: one.at)),
         suspensions=clipped([(one.cause, one.opened, one.closed) for one in disputes], start, end),
     )
-    return [Made(grant, allowance, is_closed)]
+    return [Made(grant, allowance, run.closes)]
 
 
 def refunds_of(told: Sequence[Standing]) -> list[Refund]:

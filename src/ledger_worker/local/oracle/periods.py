@@ -157,7 +157,7 @@ class Timetable:
                     place=one.place,
                     is_told=False,
                     is_named=False,
-                    is_trial=running.is_trial,
+                    is_trial=False,
                     steps=[step],
                 )
             )
@@ -168,9 +168,11 @@ class Timetable:
             running.steps.append(step)
 
     def is_there(self, running: Period | None, at: datetime) -> bool:
-        """Whether an add-on's item is there: neither removed nor left out by a later telling with items."""
+        """Whether an add-on's item is there: not removed, and if a later telling left it out, not over either."""
+        if running is None or running.is_removed:
+            return False
         starts = [start for _, start in self.named if start <= at]
-        return running is not None and not running.is_removed and running.start >= max(starts, default=running.start)
+        return running.start >= max(starts, default=running.start) or told_end(running) > at
 
     def add_on(self, place: int, fact: SubscriptionAddOnAdded, at: datetime) -> Period:
         """A period of its own, to the end of the period with the latest start up to then."""
@@ -183,7 +185,7 @@ class Timetable:
             place=place,
             is_told=False,
             is_named=False,
-            is_trial=any(base.is_trial for base in bases),
+            is_trial=False,
             steps=[Step(at, fact.change_id, fact.item.sku, fact.item.quantity)],
             bases=bases,
         )
@@ -208,7 +210,7 @@ def periods_of(told: Sequence[Standing]) -> list[Period]:
             end = min(end, period.next.start)
         if period.is_trial:
             end = min([end, *(start for start in paid if start > period.start)])
-            end = min([end, *(one.content for one in expired if applies(one.place, one.content, period))])
+            end = min([end, *(one.content for one in expired)])
         for new_end in extensions:
             latest = [one for one in timetable.of_item[period.item_id] if one.start < new_end]
             if latest and latest[-1] is period:
@@ -216,6 +218,11 @@ def periods_of(told: Sequence[Standing]) -> list[Period]:
         period.end = end
         period.is_living = period.next is None and not any(start > period.start for start in starts)
     return periods
+
+
+def told_end(period: Period) -> datetime:
+    """The end that was told of a period, or of those that an add-on's goes by."""
+    return period.told_end or max((told_end(base) for base in period.bases), default=period.start)
 
 
 def applies(place: int, at: datetime, period: Period) -> bool:

@@ -23,7 +23,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.local.oracle.clocks import Stop, end_of, moved, running, share
 from ledger_worker.local.oracle.facts import Standing, kept
-from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped
+from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped, is_after
 from ledger_worker.local.oracle.owners import Owners, held_by
 from ledger_worker.local.oracle.periods import Period, applies, change, items_named, periods_of, trial_expired
 from ledger_worker.local.oracle.runs import Resized, Run, runs_of
@@ -99,20 +99,20 @@ def grants_of(run: Run, life: Life, period: Period, earlier: Sequence[Made], nam
         units = ceil(units * rest_of(period, run.start, stops_for(allowance, life)))
     parts = [(run.segment, run.start, units)]
     cuts: list[list[TakenBack]] = [[]]
-    has_earlier = any(one.grant.entitlement == allowance.entitlement and one.grant.start < run.start for one in earlier)
-    if run.carries_used and run.is_within and has_earlier:
+    if run.carries_used and run.is_within and is_after(earlier, allowance, run.start):
         cuts[0].append(TakenBack(f"carry/{run.segment}", run.start, 0, "opening"))
     for one in run.resized:
         if allowance.units is None:
             continue
         if one.difference > 0:
-            parts.append((one.why, one.at, allowance.units * one.difference))
-            cuts.append([])
+            if allowance.units:
+                parts.append((one.why, one.at, allowance.units * one.difference))
+                cuts.append([])
         else:
             shrink(one, allowance.units, [part[2] or 0 for part in parts], cuts)
     made = []
     for (segment, start, amount), taken in zip(parts, cuts, strict=True):
-        is_given, own_end = end_for(allowance, life, period, start)
+        is_given, own_end = end_for(allowance, life, period)
         is_closed = run.closes is not None and (own_end is None or run.closes < own_end)
         end = run.closes if is_closed else own_end
         if not is_given or (end is not None and end <= start):
@@ -135,7 +135,7 @@ def grants_of(run: Run, life: Life, period: Period, earlier: Sequence[Made], nam
             taken_back=tuple(sorted(taken, key=lambda one: one.at)),
             suspensions=clipped([*life.pauses, *unpaid], start, end),
         )
-        made.append(Made(grant, allowance, is_closed))
+        made.append(Made(grant, allowance, run.closes))
     return made
 
 
@@ -151,13 +151,8 @@ def shrink(one: Resized, units: int, amounts: Sequence[int], cuts: list[list[Tak
 
 def rest_of(period: Period, at: datetime, stops: Sequence[Stop]) -> Fraction:
     """Segments, prorate: the share of the period that remains, stopped time not counted."""
-    if period.end is None:
-        return Fraction(1)
-    end = moved(period.end, period.start, stops, period.next.start if period.next else None)
-    if end is None:
-        whole = period.end - period.start
-        return share(max(whole - running(period.start, at, stops), timedelta()), whole)
-    return share(running(at, end, stops), running(period.start, end, stops))
+    whole = period.end - period.start if period.end else timedelta()
+    return share(max(whole - running(period.start, at, stops), timedelta()), whole)
 
 
 def stops_for(allowance: Allowance, life: Life) -> list[Stop]:
@@ -165,27 +160,30 @@ def stops_for(allowance: Allowance, life: Life) -> list[Stop]:
     return [(start, end) for _, start, end in life.pauses] if allowance.pause is Clock.STOPS else []
 
 
-def end_for(allowance: Allowance, life: Life, period: Period, start: datetime) -> tuple[bool, datetime | None]:
-    """Whether an allowance gives anything from `start` in a period, and when that ends if no change closes it."""
+def end_for(allowance: Allowance, life: Life, period: Period) -> tuple[bool, datetime | None]:
+    """Whether an allowance gives anything in a period, and when that ends if no change closes it.
+
+    A duration of its own is from the period's start, whenever within it the allowance begins.
+    """
     of_period = allowance.lasts == "period"
-    own = period.end if of_period else end_of(allowance.lasts, start)
-    since = period.start if of_period else start
+    own = period.end if of_period else end_of(allowance.lasts, period.start)
     stops = stops_for(allowance, life)
-    # Pauses: the end moves by the time stopped, at most to the start of the item's next period.
-    kept_end = moved(own, since, stops, period.next.start if period.next else None)
+    # Pauses: the end moves by the time stopped; that of the period at most to the start of the item's next one.
+    latest = period.next.start if period.next and of_period else None
+    kept_end = moved(own, period.start, stops, latest)
     end = kept_end
     if of_period and period.is_living and own is not None:
         # Leeway and grace.
-        end = moved(own + timedelta(seconds=allowance.leeway_seconds), since, stops, None)
+        end = moved(own + timedelta(seconds=allowance.leeway_seconds), period.start, stops, None)
         for failed, recovered in life.unpaid:
             grace = failed + timedelta(seconds=allowance.grace_seconds)
             if end is not None and failed <= end:
                 end = max(end, grace if recovered is None else min(grace, recovered))
     # Ends.
     applying = [
-        one for one in life.ends if applies(one.place, one.at, period) and (period.is_trial or not one.is_of_trials)
+        one for one in life.ends if (period.is_trial if one.is_of_trials else applies(one.place, one.at, period))
     ]
-    if any(one.at <= period.start for one in applying):
+    if period.end is None or period.end <= period.start or any(one.at <= period.start for one in applying):
         return False, None
     if allowance.on_cancel is OnCancel.KEEP:
         if any(not one.is_hard for one in applying):
@@ -198,7 +196,8 @@ def rolling(last: Made, period: Period, following: Sequence[Made], name: NameOfG
     """Roll-over: a grant that ends with its period, with what it rolls into, and the child that this makes."""
     grant, allowance = last.grant, last.allowance
     # Into the item's next period, told as such; not what a change has closed, and not of a trial.
-    if not (period.next and period.next.is_told) or last.is_closed or period.is_trial:
+    is_closed = last.closes is not None and last.closes == grant.end
+    if not (period.next and period.next.is_told) or is_closed or period.is_trial:
         return None
     if allowance is None or grant.units is None or not allowance.rollover_units:
         return None
@@ -216,7 +215,8 @@ def rolling(last: Made, period: Period, following: Sequence[Made], name: NameOfG
                 origin="rollover",
                 taken_back=(),
             )
-            limit = allowance.rollover_units * period.next.steps[0].quantity
+            units = other.allowance.rollover_units if other.allowance else 0
+            limit = units * period.next.steps[0].quantity
             grant = grant._replace(rolls_into=child.name, rollover_max=limit)
             return last._replace(grant=grant), other._replace(grant=child)
     return None

@@ -444,7 +444,8 @@ class Walk:
             if one.is_of_a_run
             and (one.terms.source, one.terms.line, one.terms.period_start)
             == (terms.source, terms.line, terms.period_start)
-            and one.terms.start < cut.at
+            and one.made.closes is not None
+            and one.made.closes <= cut.at
         )
 
     def uncover(self, grants: Sequence[Held], units: int, at: datetime) -> int:
