@@ -68,7 +68,7 @@ def picture(book: Book) -> EntitlementPicture:
         debt=book.debt,
         forgiven=book.forgiven,
         level=_level(book, force),
-        over_allocated=force.short,
+        over_allocated=sum(grant.short for grant in book.active),
     )
 
 
@@ -134,7 +134,6 @@ class _Force(msgspec.Struct):
     used: int = 0
     held: int = 0
     available: int = 0
-    short: int = 0
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     period_end: datetime | None = None
@@ -154,7 +153,6 @@ def _in_force(book: Book) -> _Force:
         force.used += grant.used
         force.held += grant.held
         force.available += grant.available
-        force.short += grant.short
         if force.starts_at is None or terms.effective_at < force.starts_at:
             force.starts_at = terms.effective_at
         ends_at = terms.expires_at or NEVER

@@ -420,11 +420,11 @@ class _Decision:
         is_told_again = book.knows(reversal)
         lines = book.reverse(reversal, now)
         side.is_changed(fact.entitlement)
-        effect.add(side, entries_of(book, lines or (), {}))
+        effect.add(side, entries_of(book, lines, {}))
         self._couple(effect)
         if is_told_again and not lines:
             outcome = Outcome.DUPLICATE_FACT
-        elif lines is None:
+        elif book.waits_for(reversal.usage_key):
             outcome = Outcome.WAITING
         else:
             outcome = Outcome.APPLIED if lines else Outcome.NO_EFFECT

@@ -22,6 +22,7 @@ from ledger_worker.domain.stretches import (
     Run,
     Step,
     Stretch,
+    clipped,
     grants_of_stretches,
     moved_end,
     refunded_units,
@@ -222,7 +223,9 @@ def _with_takings(grant: GrantTerms, line_id: str, allowance: Allowance, takings
         at = max(taking.at, grant.effective_at)
         if grant.amount is None:
             if after == 1 and before != 1 and (grant.expires_at is None or at < grant.expires_at):
-                grant = msgspec.structs.replace(grant, expires_at=at)
+                causes = ((one.cause, one.starts_at, one.ends_at) for one in grant.suspensions)
+                shorter = clipped(causes, grant.effective_at, at)
+                grant = msgspec.structs.replace(grant, expires_at=at, suspensions=shorter)
             continue
         units = refunded_units(grant.amount, after) - refunded_units(grant.amount, before)
         if allowance.refund is RefundPolicy.PRORATE:

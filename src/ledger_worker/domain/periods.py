@@ -183,7 +183,10 @@ class _Walk:
             self._changes_at.setdefault(told.content.effective_at, []).append(told)
 
     def step(self, instant: datetime) -> None:
-        """Everything that acts at the instant: tellings with items, then changes by place, then tellings without."""
+        """Everything that acts at the instant: tellings with items, then changes by place, then tellings without.
+
+        An item that joins does so last: it joins the period that runs then.
+        """
         changes = self._changes_at.get(instant, [])
         named = self._named_at.get(instant, {})
         bare = self._tellings.bare.get(instant)
@@ -196,19 +199,33 @@ class _Walk:
             item = told.content.item
             first = PlanStep(instant, item.sku, item.quantity, "")
             self._open(Period(item_id, instant, told.content.end, told.place, told.content.is_trial, "", [first]))
+        joining: dict[str, list[Told[_Change]]] = {}
         for change in changes:
             item_id = _item_of(change.content)
             if item_id in overruled_items and change.place < named[item_id].place:
                 continue
+            joins = isinstance(change.content, SubscriptionAddOnAdded) and not self._is_there(item_id)
+            if joins or item_id in joining:
+                joining.setdefault(item_id, []).append(change)
+            else:
+                self._change(change)
+        if bare is not None:
+            self._go_on(instant, bare, goes_on - overruled_items - joining.keys())
+        for change in sorted((each for of_item in joining.values() for each in of_item), key=_place_of):
             self._change(change)
-        if bare is None:
-            return
-        for item_id in sorted(goes_on - overruled_items):
+
+    def _go_on(self, instant: datetime, bare: Told[datetime], item_ids: frozenset[str]) -> None:
+        """A telling without items goes on with those that are there."""
+        for item_id in sorted(item_ids):
             before = self.of_item[item_id][-1]
             if before.now.sku is None or before.start == instant:
                 continue
             first = PlanStep(instant, before.now.sku, before.now.quantity, "")
             self._open(Period(item_id, instant, bare.content, bare.place, is_trial=False, opened_by="", steps=[first]))
+
+    def _is_there(self, item_id: str) -> bool:
+        periods = self.of_item.get(item_id)
+        return bool(periods) and periods[-1].now.sku is not None
 
     def _alive_before(self, instant: datetime) -> frozenset[str]:
         """The items that a telling without items at the instant may go on with."""
@@ -236,7 +253,10 @@ class _Walk:
         if periods and periods[-1].start == period.start:
             periods.pop()
         if periods:
-            periods[-1].next_start = period.start
+            # What changes where the next period begins is of that one alone.
+            last = periods[-1]
+            last.next_start = period.start
+            last.steps = [last.steps[0], *(step for step in last.steps[1:] if step.at < period.start)]
         periods.append(period)
 
     def _change(self, told: Told[_Change]) -> None:
@@ -275,6 +295,10 @@ class _Walk:
             return
         first = PlanStep(at, item.sku, item.quantity, change.change_id)
         self._open(Period(item.item_id, at, end, told.place, is_trial=False, opened_by=change.change_id, steps=[first]))
+
+
+def _place_of(told: Told[_Change]) -> int:
+    return told.place
 
 
 def _changed(now: PlanStep, change: _Change) -> PlanStep:

@@ -255,20 +255,22 @@ class Book:
         self.place = place
         return self._booked(self._burn(usage))
 
-    def reverse(self, reversal: Reversal, until: datetime) -> list[Line] | None:
+    def reverse(self, reversal: Reversal, until: datetime) -> list[Line]:
         """The named usage is smaller by what is reversed of it, and the account is settled again.
 
-        None where the usage was not told yet: then the reversal waits for it. Reversals keep their order by the instant
-        at which they count, event source and event id; of one reversal id the last counts (RULES 8, 17).
+        Where the usage was not told yet, the reversal waits for it (`waits_for`). Reversals keep their order by the
+        instant at which they count, event source and event id; of one reversal id the last counts (RULES 8, 17).
         """
         history = self._require_history()
         self.new_reversals.append(reversal)
         known = {usage.usage_key for usage in (*history.usage, *self.new_usage)}
-        if reversal.usage_key not in known:
-            if reversal.usage_key not in self.waiting:
-                self.waiting = tuple(sorted((*self.waiting, reversal.usage_key), key=_uuid_bytes))
-            return None
+        if reversal.usage_key not in known and reversal.usage_key not in self.waiting:
+            self.waiting = tuple(sorted((*self.waiting, reversal.usage_key), key=_uuid_bytes))
         return self._settle_again(_all_of(until))
+
+    def waits_for(self, usage_key: UUID) -> bool:
+        """Whether the usage was reversed before it was told."""
+        return usage_key in self.waiting
 
     def knows(self, reversal: Reversal) -> bool:
         """Whether a reversal of that id and content was told before; needs the history."""

@@ -176,11 +176,16 @@ def clipped(
 
 
 def runs_of_versions(
-    run: Run, catalogue: Catalogue, as_of_version: int, entered_at: datetime, period_start: datetime
+    run: Run,
+    catalogue: Catalogue,
+    as_of_version: int,
+    entered_at: datetime,
+    period_start: datetime,
+    next_start: datetime | None = None,
 ) -> list[Run]:
     """The run, parted where a version published with `now` reaches it (RULES 11); its offer is found here.
 
-    Versions published with `next_period` apply where the period starts at or after their publication.
+    What is published when the item's next period has begun (`next_start`) is of that period. Versions published with `next_period` apply where the period starts at or after their publication.
     """
     pinned, later = versions_for(catalogue, run.sku, entered_at, as_of_version)
     in_force = pinned
@@ -189,7 +194,11 @@ def runs_of_versions(
         published_at = offer.published_at
         if published_at is None or published_at <= period_start or (offer.reaches_now and published_at <= run.start):
             in_force = offer
-        elif offer.reaches_now and (run.end is None or published_at < run.end):
+        elif (
+            offer.reaches_now
+            and (run.end is None or published_at < run.end)
+            and (next_start is None or published_at < next_start)
+        ):
             boundaries.append((published_at, offer))
     if not boundaries:
         return [msgspec.structs.replace(run, offer=in_force)]

@@ -126,10 +126,15 @@ def _unpaid(failures: Latest[tuple[str, str], bool]) -> list[Interval]:
 
 
 class _Ends(msgspec.Struct, frozen=True):
-    """What ends the grants of one period before their own end: anything, or only what `keep` does not outlast."""
+    """What ends the grants of one period from outside: what `keep` outlasts, and what nothing does."""
 
     at: datetime | None
     forced_at: datetime | None
+
+    @property
+    def first(self) -> datetime | None:
+        """The first of both."""
+        return _sooner(self.at, self.forced_at)
 
 
 class _Giving:
@@ -155,11 +160,11 @@ class _Giving:
                 given = self._grants_of(period, period_end)
                 ending, children = _rolled_over(ending, given, period)
                 found += [one.terms for one in ending]
+                ending = given + children
                 if period.is_trial:
-                    found += [one.terms for one in given]
+                    # Nothing rolls out of a trial.
+                    found += [one.terms for one in ending]
                     ending = []
-                else:
-                    ending = given + children
             found += [one.terms for one in ending]
         return found
 
@@ -187,9 +192,11 @@ class _Giving:
         runs: list[Run] = []
         for run in _runs(period):
             entered_at = self._telling.periods.entered_at[period.item_id, run.sku]
-            runs += runs_of_versions(run, self._catalogue, self._as_of_version, entered_at, period.start)
+            runs += runs_of_versions(
+                run, self._catalogue, self._as_of_version, entered_at, period.start, period.next_start
+            )
         ends = self._ends(period)
-        if ends.at is not None and ends.at <= period.start:
+        if ends.first is not None and ends.first <= period.start:
             return []
         given = grants_of_stretches(
             stretches(runs),
@@ -226,7 +233,7 @@ class _Giving:
         end = own_end
         if own_end is not None and allowance.lasts == "period" and self._is_living(period):
             end = self._outlived_until(period, period_end, allowance)
-        return _sooner(end, ends.at)
+        return _sooner(end, ends.forced_at if allowance.on_cancel is OnCancel.KEEP else ends.first)
 
     def _is_living(self, period: Period) -> bool:
         """Whether nothing was told of the time after the period: neither of the subscription nor of this item."""
@@ -253,11 +260,8 @@ class _Giving:
             ends_at = told.content
             if ends_at is None or (told.place < period.place and ends_at <= period.start):
                 continue
-            at.append(ends_at)
-            if key[0] == _REVOCATION:
-                forced.append(ends_at)
+            (forced if key[0] == _REVOCATION else at).append(ends_at)
         if period.is_trial and self._telling.trial_end is not None:
-            at.append(self._telling.trial_end.content)
             forced.append(self._telling.trial_end.content)
         return _Ends(min(at, default=None), min(forced, default=None))
 
