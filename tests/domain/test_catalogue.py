@@ -72,10 +72,12 @@ def test_what_is_right_has_no_problems() -> None:
     [
         (catalogue(access("api")), (quota(),), (), "type is quota, expected access as published"),
         (
-            catalogue(quota(), offer("pack", gives(1))),
+            catalogue(
+                quota(), quota("sms"), offer("pack", gives(1, key="a")), offer("pack", gives(1, key="b"), version=2)
+            ),
             (),
-            (offer("pack", gives(2), apply=Apply.NOW),),
-            "expected new_only",
+            (offer("pack", gives(1, "sms", key="a"), apply=Apply.NOW),),
+            "entitlement is sms, expected api as in earlier versions",
         ),
         (
             catalogue(quota(), quota("sms"), offer("pack", gives(1, key="a"))),

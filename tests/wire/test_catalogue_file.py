@@ -3,7 +3,22 @@ import json
 import msgspec
 import pytest
 
-from ledger_worker.domain.catalogue import Allowance, Entitlement, EntitlementType, Offer, RefundPolicy
+from ledger_worker.domain.catalogue import (
+    Allowance,
+    Apply,
+    Clock,
+    DebtPolicy,
+    Entitlement,
+    EntitlementType,
+    LateUsage,
+    LimitPolicy,
+    Offer,
+    OnCancel,
+    OnChange,
+    OveragePolicy,
+    RefundPolicy,
+    ReturnAfterEnd,
+)
 from ledger_worker.wire.catalogue_file import DEFINITIONS_MAX, definitions_of, definitions_of_toml, fields_of
 
 ENTITLEMENT = Entitlement(key="exports", name="Exports", type=EntitlementType.QUOTA, unit="export", thresholds=(50, 90))
@@ -39,6 +54,82 @@ def test_a_file_reads_as_the_definitions_it_writes_with_the_defaults_of_the_doma
     assert defined.problems == ()
 
 
+def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> None:
+    text = """
+    [[entitlement]]
+    key = "exports"
+    name = "Exports"
+    type = "quota"
+    description = "Files that leave the house"
+    resources = ["api:export"]
+    unit = "export"
+    limit = "soft"
+    debt = "block"
+    overage = "carry"
+    late_usage = "ignore_and_tell"
+    thresholds = [50, 90]
+
+    [[offer]]
+    sku = "plan"
+    apply = "next_period"
+    [[offer.allowance]]
+    key = "a"
+    entitlement = "exports"
+    units = 5
+    lasts = "period"
+    priority = 7
+    refund = "full_with_debt"
+    on_cancel = "keep"
+    leeway_seconds = 60
+    grace_seconds = 120
+    on_change = "prorate"
+    pause = "runs"
+    rollover_units = 3
+    rollover_times = 2
+    extend_on_won = true
+    return_after_end = "regrant"
+    """
+
+    defined = definitions_of_toml(text)
+
+    assert defined.problems == ()
+    assert defined.entitlements == (
+        Entitlement(
+            key="exports",
+            name="Exports",
+            type=EntitlementType.QUOTA,
+            description="Files that leave the house",
+            resources=("api:export",),
+            unit="export",
+            limit=LimitPolicy.SOFT,
+            debt=DebtPolicy.BLOCK,
+            overage=OveragePolicy.CARRY,
+            late_usage=LateUsage.IGNORE_AND_TELL,
+            thresholds=(50, 90),
+        ),
+    )
+    allowance = Allowance(
+        key="a",
+        entitlement="exports",
+        units=5,
+        lasts="period",
+        priority=7,
+        refund=RefundPolicy.FULL_WITH_DEBT,
+        on_cancel=OnCancel.KEEP,
+        leeway_seconds=60,
+        grace_seconds=120,
+        on_change=OnChange.PRORATE,
+        pause=Clock.RUNS,
+        rollover_units=3,
+        rollover_times=2,
+        extend_on_won=True,
+        return_after_end=ReturnAfterEnd.REGRANT,
+    )
+    assert defined.offers == (Offer(sku="plan", apply=Apply.NEXT_PERIOD, allowances=(allowance,)),)
+    written = {line.split("=")[0].strip() for line in text.splitlines() if "=" in line}
+    assert written == {field.name for kind in (Entitlement, Offer, Allowance) for field in fields_of(kind)}
+
+
 def test_the_same_as_json_reads_the_same() -> None:
     tables = json.loads(
         """{"entitlement": [{"key": "exports", "name": "Exports", "type": "quota", "unit": "export",
@@ -65,6 +156,12 @@ def test_an_empty_file_defines_nothing() -> None:
         ('type = "quota"', 'type = "credit"', 'entitlement exports: type is "credit", expected one of access, quota'),
         ('key = "exports"', "version = 2", "entitlement number 1: version is no field of entitlement, expected one of"),
         ("units = 5", "units = true", "offer pack, allowance a: units is true, expected a whole number"),
+        ("units = 5", "extend_on_won = 1", "offer pack, allowance a: extend_on_won is 1, expected true or false"),
+        (
+            "units = 5",
+            'on_change = "prorated"',
+            'offer pack, allowance a: on_change is "prorated", expected one of carry_used, fresh, prorate',
+        ),
         ("units = 5", "unit = 5", "offer pack, allowance a: unit is no field of allowance, expected one of key"),
         ('sku = "pack"', 'sku = "pack"\nallowances = []', "offer pack: allowances is no field of offer"),
         ("[[offer.allowance]]", "[offer.allowance]", "offer pack: allowance is {"),

@@ -103,6 +103,7 @@ _SHOWN_CHARACTERS_MAX = 60
 _EXPECTED: Mapping[Any, str] = {
     str: "a text",
     int: "a whole number",
+    bool: "true or false",
     tuple[str, ...]: "a list of texts",
     tuple[int, ...]: "a list of whole numbers",
 }
