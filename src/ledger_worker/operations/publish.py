@@ -3,7 +3,10 @@
 A definition that is already the newest version publishes nothing, so a file may be applied again and again. One that is
 published and not in the file stays as it is: nothing is ever withdrawn by leaving it out. Publishing holds the
 catalogue's lock exclusively from reading what is published to its commit, so no event is decided by an offer that was
-just replaced, and two publishers do not both number a version 2.
+just replaced, and two publishers do not both number a version 2. A rehearsal shares that lock instead: nobody sees what
+it publishes and rolls back, so decisions go on beside it.
+
+Whom a version reaches that is published with `next_period` or `now` is the matter of `reach`.
 """
 
 from enum import StrEnum
@@ -23,6 +26,7 @@ __all__ = [
     "compare",
     "count_unoffered",
     "publish",
+    "publish_on",
     "rehearse_publish",
 ]
 
@@ -74,14 +78,31 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def publish(engine: Engine, defined: Definitions) -> Comparison:
     """What differs from the newest versions is published, unless there are problems; a second call does nothing."""
     with engine.connect() as connection, connection.begin():
-        return _publish(connection, defined)
+        catalogue_store.lock_exclusive(connection)
+        return publish_on(connection, defined)
 
 
 def rehearse_publish(engine: Engine, defined: Definitions) -> Comparison:
-    """What `publish` would do, by the same code, rolled back."""
+    """What `publish` would do, by the same code, rolled back; no decision waits for it."""
     with engine.connect() as connection, connection.begin() as transaction:
-        compared = _publish(connection, defined)
+        catalogue_store.lock_shared(connection)
+        compared = publish_on(connection, defined)
         transaction.rollback()
+    return compared
+
+
+def publish_on(connection: Connection, defined: Definitions) -> Comparison:
+    """The same inside the caller's transaction.
+
+    The caller holds the catalogue's lock: alone when it commits, shared when it rolls back. Definitions are written in
+    the order of their keys, so that two rehearsals wait for each other at most, and never in a circle.
+    """
+    version = catalogue_store.read_ledger(connection).catalogue_version
+    known = catalogue_store.read(connection, version)
+    compared = compare(defined, known)
+    if compared.differs and not compared.problems:
+        entitlements, offers = _differing(defined, compared.definitions)
+        catalogue_store.publish(connection, sorted(entitlements, key=_key), sorted(offers, key=_sku), known)
     return compared
 
 
@@ -115,15 +136,16 @@ def compare(defined: Definitions, known: Catalogue) -> Comparison:
     return compared
 
 
-def _publish(connection: Connection, defined: Definitions) -> Comparison:
-    catalogue_store.lock_exclusive(connection)
-    version = catalogue_store.read_ledger(connection).catalogue_version
-    known = catalogue_store.read(connection, version)
-    compared = compare(defined, known)
-    if compared.differs and not compared.problems:
-        entitlements, offers = _differing(defined, compared.definitions)
-        catalogue_store.publish(connection, entitlements, offers, known)
-    return compared
+def _key(entitlement: Entitlement) -> str:
+    return entitlement.key
+
+
+def _sku(offer: Offer) -> str:
+    return offer.sku
+
+
+_REACHES_MORE = (Apply.NEW_ONLY, Apply.NEXT_PERIOD, Apply.NOW)
+"""From what reaches nothing that exists to what reaches all of it."""
 
 
 def _differing(
@@ -147,9 +169,9 @@ def _compare_offer(defined: Offer, versions: tuple[Offer, ...]) -> Definition:
         return Definition(kind="offer", key=defined.sku, standing=Standing.NEW, version=1)
     published = versions[-1]
     before, after = _offer_fields(published), _offer_fields(defined)
-    if defined.apply is Apply.NEW_ONLY:
-        # `apply` says how a version reached what existed. Once it is published, `now` has had its effect and may be
-        # taken out of the file again; a wish for it that came too late stays a difference, and is refused.
+    if _REACHES_MORE.index(defined.apply) <= _REACHES_MORE.index(published.apply):
+        # `apply` says how a version reached what existed. Once it is published it has had its effect and may be taken
+        # out of the file again. A wish to reach more than was reached is a difference: it needs a version of its own.
         before["apply"] = after["apply"]
     return _compared("offer", defined.sku, published.version, before, after)
 
