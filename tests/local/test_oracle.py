@@ -697,7 +697,7 @@ def test_a_cut_of_the_instant_of_a_transfer_acts_at_the_receiver() -> None:
 
     found = {one.holder: one for one in given(lived, PACK, Named())}
 
-    assert (found["ada"].end, found["ada"].taken_back, found["ada"].rolls_into) == (day(3), (), found["bob"].name)
+    assert (found["ada"].end, found["ada"].taken_back) == (day(3), ())
     assert (found["bob"].units, found["bob"].parent, found["bob"].origin) == (0, found["ada"].name, "transfer")
     assert [(one.at, one.units) for one in found["bob"].taken_back] == [(day(3), 10)]
 

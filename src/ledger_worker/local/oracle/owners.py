@@ -52,7 +52,6 @@ def held_by(owners: Owners, made: Made, name: NameOfGrant) -> list[Made]:
                 end=move.at,
                 taken_back=tuple(one for one in giver.taken_back if one.at < move.at),
                 suspensions=clipped(list(giver.suspensions), giver.start, move.at),
-                rolls_into=child.name,
             )
             held.append(child)
     return [made._replace(grant=one) for one in held]

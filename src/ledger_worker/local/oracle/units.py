@@ -24,7 +24,13 @@ from ledger_worker.domain.catalogue import (
     OveragePolicy,
     ReturnAfterEnd,
 )
-from ledger_worker.domain.events import Event, UsageRecorded, UsageReversed
+from ledger_worker.domain.events import (
+    Event,
+    PurchaseTransferred,
+    SubscriptionTransferred,
+    UsageRecorded,
+    UsageReversed,
+)
 from ledger_worker.local.oracle.owners import held_by
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
@@ -32,6 +38,7 @@ ENDS, BEGINS, CUTS, PAYMENT, USAGE = range(5)
 """Settlement: the order of what happens at one instant. Whether a grant is suspended is asked when it matters."""
 
 PERCENT = 100
+TRANSFERS = (PurchaseTransferred, SubscriptionTransferred)
 
 UsageKey = tuple[str, str]
 """Event source and event id."""
@@ -128,6 +135,12 @@ class Held(msgspec.Struct, eq=False, kw_only=True):
         self.revoked += [pile.pop() for _ in range(units)]
         return units
 
+    def move(self, most: int, to: "Held") -> None:
+        """Units that are available, at most so many, go on in another grant; what came back is the last to go."""
+        for _ in range(min(most, len(self.free))):
+            self.moved.append(self.free.pop())
+            to.free.append(Unit())
+
     def lineage(self) -> "list[Held]":
         """Cuts: the grant, then its children and theirs, by generation, then start, then id."""
         found, left = [self], list(self.children)
@@ -178,6 +191,7 @@ def outcomes(
     terms = terms_of(once, catalogue, name, homes)
     customers = {one.customer_id for one in once} | {one.grant.holder for one in terms.made}
     customers |= {merge.to for _, merge in terms.aliases.merges}
+    customers |= {one.fact.to_customer_id for one in once if isinstance(one.fact, TRANSFERS)}
     found = {}
     for key, entitlement in catalogue.entitlements.items():
         walk = Walk(entitlement, terms, name, at)
@@ -289,12 +303,12 @@ class Walk:
         grant.has_ended = True
         if grant.counts and terms.end is not None:
             self.ended_last[terms.holder] = terms.end
-        if terms.rolls_into:
-            into = self.grants[terms.rolls_into]
-            room = len(grant.free) if terms.rollover_max is None else terms.rollover_max - self.rolled_into(into.terms)
-            for _ in range(min(room, len(grant.free))):
-                grant.moved.append(grant.free.pop())
-                into.free.append(Unit())
+        for receiver in grant.children:
+            if receiver.terms.origin == "transfer":
+                grant.move(len(grant.free), receiver)
+        if terms.rolls_into and terms.rollover_max:
+            child = self.grants[terms.rolls_into]
+            grant.move(terms.rollover_max - self.rolled_into(child.terms), child)
         for unit in grant.free:
             if unit.by:
                 grant.moved.append(unit)
