@@ -221,7 +221,7 @@ def transferred(
     receiver = pick(integer, *[one for one in customers if one != giver])
     if giver == owned[-1]:
         owned.append(merged.get(receiver, receiver))
-    transfer_id = f"t{integer(1, 4)}"
+    transfer_id = f"t-{event.event_id}"
     fact = (
         PurchaseTransferred(order_id=key, transfer_id=transfer_id, to_customer_id=receiver)
         if kind == "order"
@@ -354,7 +354,7 @@ def any_event(integer: Integer, place: int, course: Course) -> tuple[Event, date
     if isinstance(fact, UsageRecorded):
         course.usages.append((event.event_source, event.event_id, fact.entitlement))
     lag = pick(integer, timedelta(), timedelta(), TICK, 5 * TICK, 60 * TICK, timedelta(minutes=-2))
-    if isinstance(fact, UsageRecorded):
+    if isinstance(fact, UsageRecorded | UsageReversed):
         lag = max(lag, timedelta())
     return event, event.occurred_at + lag
 
