@@ -538,7 +538,7 @@ class Walk:
 
     def reason(self, state: str, in_force: Sequence[Held], *, is_in_debt: bool) -> str:
         """Why the entitlement may be used or not, the first that is true."""
-        if is_in_debt and self.entitlement.debt is DebtPolicy.BLOCK:
+        if in_force and is_in_debt and self.entitlement.debt is DebtPolicy.BLOCK:
             return "in_debt"
         is_soft = self.entitlement.limit is LimitPolicy.SOFT
         if state == "active" or (
