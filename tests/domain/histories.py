@@ -287,7 +287,7 @@ def any_offers(integer: Integer, sku: str, kinds: dict[str, EntitlementType]) ->
         )
     ]
     for version in range(2, pick(integer, 1, 1, 2, 3) + 1):
-        published = min(published + integer(0, 12), LAST_TICK)
+        published += integer(1, 12)
         before, anew = versions[-1].allowances, any_allowances(integer, kinds)
         versions.append(
             Offer(
