@@ -6,7 +6,7 @@ period lasts, and what it is, is in `subscriptions`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -14,6 +14,7 @@ from ledger_worker.domain.events import (
     SubscriptionActivated,
     SubscriptionAddOnAdded,
     SubscriptionAddOnRemoved,
+    SubscriptionExtended,
     SubscriptionItem,
     SubscriptionPlanChanged,
     SubscriptionQuantityChanged,
@@ -26,6 +27,9 @@ from ledger_worker.domain.told import Latest, PlacedFact, Told
 __all__ = ["Period", "PlanStep", "SubscriptionPeriods", "walk"]
 
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
 class PlanStep(msgspec.Struct, frozen=True):
     """From `at` on the item has this SKU (None: it left) and quantity, because of the change `change_id`."""
 
@@ -35,38 +39,49 @@ class PlanStep(msgspec.Struct, frozen=True):
     change_id: str
 
 
-class Period(msgspec.Struct):
+class Period(msgspec.Struct, kw_only=True):
     """One period of one item as told last. `place` is that of its telling; `next_start` is where the item's next begins.
 
-    `opened_by` is the change that opened it, empty for a telling. The first step is how it begins.
+    `end` is as told, None of an item that joined: its period lasts as long as those in `joined`. `paid_until` is what
+    comes of that by extensions and what follows. `opened_by` is the change that opened it, empty for a telling. The
+    first step is how it begins.
     """
 
     item_id: str
     start: datetime
-    end: datetime
+    end: datetime | None
     place: int
-    is_trial: bool
-    opened_by: str
     steps: list[PlanStep]
+    is_trial: bool = False
+    is_named: bool = False
+    opened_by: str = ""
+    joined: tuple["Period", ...] = ()
     next_start: datetime | None = None
+    paid_until: datetime = _NEVER
 
     @property
     def now(self) -> PlanStep:
         """The item as it stands after the last change."""
         return self.steps[-1]
 
+    @property
+    def told_end(self) -> datetime:
+        """The end that was told of it, or of those it joined."""
+        if self.end is not None:
+            return self.end
+        return max((period.told_end for period in self.joined), default=self.start)
+
 
 class SubscriptionPeriods(msgspec.Struct):
     """What the tellings and changes of a subscription come to.
 
-    `entered_at` is where each (item, SKU) was first told; `told_starts` are the starts of all tellings and `paid_starts`
-    of those that are no trial. `without_effect` are the changes that found nothing to act on.
+    `entered_at` is where each (item, SKU) was first told; `last_start` is the last start of all tellings.
+    `without_effect` are the changes that found nothing to act on.
     """
 
     of_item: dict[str, list[Period]]
     entered_at: dict[tuple[str, str], datetime]
-    told_starts: list[datetime]
-    paid_starts: list[datetime]
+    last_start: datetime | None
     without_effect: frozenset[str]
 
     def all(self) -> Iterator[Period]:
@@ -92,9 +107,8 @@ class _Tellings(msgspec.Struct):
     named: Latest[tuple[str, datetime], _Named]
     bare: Latest[datetime, datetime]
     changes: Latest[str, _Change]
-    naming_starts: set[datetime]
-    told_starts: set[datetime]
-    paid_starts: set[datetime]
+    extensions: Latest[str, datetime]
+    starts: set[datetime]
     entered_at: dict[tuple[str, str], datetime]
 
 
@@ -102,30 +116,26 @@ def walk(facts: Sequence[PlacedFact]) -> SubscriptionPeriods:
     """The periods of every item, from the facts of a subscription in their true order."""
     tellings = _tellings(facts)
     walked = _Walk(tellings)
-    for instant in sorted(tellings.told_starts | {told.content.effective_at for told in walked.changes}):
+    for instant in sorted(tellings.starts | {told.content.effective_at for told in walked.changes}):
         walked.step(instant)
+    walked.settle_ends()
     return SubscriptionPeriods(
         of_item=walked.of_item,
         entered_at=tellings.entered_at,
-        told_starts=sorted(tellings.told_starts),
-        paid_starts=sorted(tellings.paid_starts),
+        last_start=max(tellings.starts, default=None),
         without_effect=frozenset(walked.without_effect),
     )
 
 
 def _tellings(facts: Sequence[PlacedFact]) -> _Tellings:
-    told = _Tellings(Latest(), Latest(), Latest(), set(), set(), set(), {})
+    told = _Tellings(Latest(), Latest(), Latest(), Latest(), set(), {})
     for place, (at, recorded) in enumerate(facts):
         fact = recorded.fact
         if isinstance(fact, _Telling):
             is_trial = isinstance(fact, SubscriptionTrialStarted)
             start, end = _interval(fact)
-            told.told_starts.add(start)
-            if not is_trial:
-                told.paid_starts.add(start)
-            if fact.items:
-                told.naming_starts.add(start)
-            else:
+            told.starts.add(start)
+            if not fact.items:
                 told.bare.tell(start, place, at, end)
             for item in fact.items:
                 told.entered_at.setdefault((item.item_id, item.sku), at)
@@ -136,6 +146,8 @@ def _tellings(facts: Sequence[PlacedFact]) -> _Tellings:
                 told.entered_at.setdefault((fact.item_id, fact.sku), at)
             elif isinstance(fact, SubscriptionAddOnAdded):
                 told.entered_at.setdefault((fact.item.item_id, fact.item.sku), at)
+        elif isinstance(fact, SubscriptionExtended):
+            told.extensions.tell(fact.extension_id, place, at, fact.new_period_end)
     return told
 
 
@@ -175,6 +187,8 @@ class _Walk:
         self.changes = _not_overruled(tellings.changes.values())
         self.of_item: dict[str, list[Period]] = {}
         self.without_effect: set[str] = set()
+        self._opened: list[Period] = []
+        self._naming_starts = sorted({start for _, start in tellings.named})
         self._named_at: dict[datetime, dict[str, Told[_Named]]] = {}
         for (item_id, start), named in tellings.named.items():
             self._named_at.setdefault(start, {})[item_id] = named
@@ -183,122 +197,135 @@ class _Walk:
             self._changes_at.setdefault(told.content.effective_at, []).append(told)
 
     def step(self, instant: datetime) -> None:
-        """Everything that acts at the instant: tellings with items, then changes by place, then tellings without.
-
-        An item that joins does so last: it joins the period that runs then.
-        """
+        """Everything that acts at the instant: periods that are told begin, then changes act by place."""
         changes = self._changes_at.get(instant, [])
         named = self._named_at.get(instant, {})
         bare = self._tellings.bare.get(instant)
-        goes_on = self._alive_before(instant) if bare is not None else frozenset()
-        overruled_items = set()
-        for item_id, told in sorted(named.items()):
-            if bare is not None and bare.place > told.place and self._is_alive_after(item_id, instant, goes_on):
-                continue
-            overruled_items.add(item_id)
-            item = told.content.item
-            first = PlanStep(instant, item.sku, item.quantity, "")
-            self._open(Period(item_id, instant, told.content.end, told.place, told.content.is_trial, "", [first]))
-        joining: dict[str, list[Told[_Change]]] = {}
+        goes_on = frozenset[str]() if bare is None else self._going_on(instant, changes)
+        beginning = []
+        for item_id in sorted(named.keys() | goes_on):
+            of_item = named.get(item_id)
+            if bare is not None and item_id in goes_on and (of_item is None or of_item.place < bare.place):
+                now = self.of_item[item_id][-1].now
+                first = PlanStep(instant, now.sku, now.quantity, "")
+                beginning.append(
+                    Period(item_id=item_id, start=instant, end=bare.content, place=bare.place, steps=[first])
+                )
+            elif of_item is not None:
+                item = of_item.content.item
+                beginning.append(
+                    Period(
+                        item_id=item_id,
+                        start=instant,
+                        end=of_item.content.end,
+                        place=of_item.place,
+                        steps=[PlanStep(instant, item.sku, item.quantity, "")],
+                        is_trial=of_item.content.is_trial,
+                        is_named=True,
+                    )
+                )
+        for period in beginning:
+            self._open(period)
         for change in changes:
-            item_id = _item_of(change.content)
-            if item_id in overruled_items and change.place < named[item_id].place:
-                continue
-            joins = isinstance(change.content, SubscriptionAddOnAdded) and not self._is_there(item_id)
-            if joins or item_id in joining:
-                joining.setdefault(item_id, []).append(change)
-            else:
-                self._change(change)
-        if bare is not None:
-            self._go_on(instant, bare, goes_on - overruled_items - joining.keys())
-        for change in sorted((each for of_item in joining.values() for each in of_item), key=_place_of):
             self._change(change)
 
-    def _go_on(self, instant: datetime, bare: Told[datetime], item_ids: frozenset[str]) -> None:
-        """A telling without items goes on with those that are there."""
-        for item_id in sorted(item_ids):
-            before = self.of_item[item_id][-1]
-            if before.now.sku is None or before.start == instant:
-                continue
-            first = PlanStep(instant, before.now.sku, before.now.quantity, "")
-            self._open(Period(item_id, instant, bare.content, bare.place, is_trial=False, opened_by="", steps=[first]))
+    def settle_ends(self) -> None:
+        """Each period is paid until the end told of it, or sooner where another follows, or later where it is extended.
 
-    def _is_there(self, item_id: str) -> bool:
-        periods = self.of_item.get(item_id)
-        return bool(periods) and periods[-1].now.sku is not None
+        A trial also ends where the first paid period starts.
+        """
+        paid_starts = sorted({period.start for period in self._opened if not (period.is_trial or period.opened_by)})
+        for period in self._opened:
+            ends = [base.paid_until for base in period.joined] if period.end is None else [period.end]
+            end = max(ends, default=period.start)
+            followers = [period.next_start]
+            if period.is_trial:
+                followers.append(next((start for start in paid_starts if start > period.start), None))
+            period.paid_until = min([end, *(start for start in followers if start is not None)])
+        for told in self._tellings.extensions.values():
+            for periods in self.of_item.values():
+                begun = [period for period in periods if period.start < told.content]
+                if begun:
+                    begun[-1].paid_until = max(begun[-1].paid_until, told.content)
 
-    def _alive_before(self, instant: datetime) -> frozenset[str]:
-        """The items that a telling without items at the instant may go on with."""
-        named_last = max((start for start in self._tellings.naming_starts if start < instant), default=None)
+    def _going_on(self, instant: datetime, changes: Sequence[Told[_Change]]) -> frozenset[str]:
+        """The items that a telling without items goes on with: alive by the last telling with items, or since."""
+        named_last = max((start for start in self._naming_starts if start < instant), default=None)
+        removed = {_item_of(told.content) for told in changes if isinstance(told.content, SubscriptionAddOnRemoved)}
         return frozenset(
             item_id
             for item_id, periods in self.of_item.items()
-            if named_last is not None and periods[-1].start >= named_last
+            if named_last is not None
+            and periods[-1].start >= named_last
+            and periods[-1].now.sku is not None
+            and item_id not in removed
         )
 
-    def _is_alive_after(self, item_id: str, instant: datetime, goes_on: frozenset[str]) -> bool:
-        """Whether the item is there once the changes of the instant have acted on what it was before."""
-        if item_id not in goes_on:
-            return False
-        is_there = self.of_item[item_id][-1].now.sku is not None
-        for told in self._changes_at.get(instant, []):
-            if _item_of(told.content) == item_id:
-                is_added = isinstance(told.content, SubscriptionAddOnAdded)
-                is_there = is_added or (is_there and not isinstance(told.content, SubscriptionAddOnRemoved))
-        return is_there
-
     def _open(self, period: Period) -> None:
-        """The item has a further period; one that began at the same instant is replaced."""
+        """The item has a further period, and what changes from there on is of that one alone."""
         periods = self.of_item.setdefault(period.item_id, [])
-        if periods and periods[-1].start == period.start:
-            periods.pop()
         if periods:
-            # What changes where the next period begins is of that one alone.
-            last = periods[-1]
-            last.next_start = period.start
-            last.steps = [last.steps[0], *(step for step in last.steps[1:] if step.at < period.start)]
+            periods[-1].next_start = period.start
         periods.append(period)
+        self._opened.append(period)
 
     def _change(self, told: Told[_Change]) -> None:
+        """A change acts on the item's running period, or opens one of its own."""
         change, at = told.content, told.content.effective_at
-        running = self.of_item.get(_item_of(change), [])
-        now = running[-1].now if running else None
-        is_there = now is not None and now.sku is not None
-        if isinstance(change, SubscriptionAddOnAdded) and not is_there:
-            self._add(told, change)
-        elif now is None or now.sku is None:
+        item_id = _item_of(change)
+        periods = self.of_item.get(item_id)
+        running = periods[-1] if periods else None
+        starts_here = running is not None and running.start == at
+        if running is not None and running.is_named and starts_here and told.place < running.place:
+            return  # told with items: what was told before it has no effect at its start
+        if isinstance(change, SubscriptionAddOnAdded) and not self._is_there(running, at):
+            self._join(told, change)
+        elif running is None or running.now.sku is None:
             self.without_effect.add(change.change_id)
         elif isinstance(change, SubscriptionPlanChanged) and change.period_end is not None:
-            first = PlanStep(at, change.sku, change.quantity or now.quantity, change.change_id)
+            first = PlanStep(at, change.sku, change.quantity or running.now.quantity, change.change_id)
             self._open(
                 Period(
-                    change.item_id,
-                    at,
-                    change.period_end,
-                    told.place,
-                    is_trial=False,
-                    opened_by=change.change_id,
+                    item_id=item_id,
+                    start=at,
+                    end=change.period_end,
+                    place=told.place,
                     steps=[first],
+                    opened_by=change.change_id,
                 )
             )
+        elif starts_here and not running.is_named and not running.opened_by:
+            # Told without items: it begins as what the item is by then.
+            changed = _changed(running.now, change)
+            running.steps[-1] = PlanStep(at, changed.sku, changed.quantity, "")
         else:
-            running[-1].steps.append(_changed(now, change))
+            running.steps.append(_changed(running.now, change))
 
-    def _add(self, told: Told[_Change], change: SubscriptionAddOnAdded) -> None:
+    def _is_there(self, running: Period | None, at: datetime) -> bool:
+        """Whether the item is in the subscription: not removed, nor left out by a later telling and over."""
+        if running is None or running.now.sku is None:
+            return False
+        named_last = max((start for start in self._naming_starts if start <= at), default=running.start)
+        return running.start >= named_last or running.told_end > at
+
+    def _join(self, told: Told[_Change], change: SubscriptionAddOnAdded) -> None:
         """An item that is not there joins until the end of the period that runs."""
-        at, item = change.effective_at, change.item
-        begun = [period for periods in self.of_item.values() for period in periods if period.start <= at]
-        last_start = max((period.start for period in begun), default=None)
-        end = max((period.end for period in begun if period.start == last_start), default=at)
-        if end <= at:
+        last_start = max((period.start for period in self._opened), default=None)
+        if last_start is None:
             self.without_effect.add(change.change_id)
             return
-        first = PlanStep(at, item.sku, item.quantity, change.change_id)
-        self._open(Period(item.item_id, at, end, told.place, is_trial=False, opened_by=change.change_id, steps=[first]))
-
-
-def _place_of(told: Told[_Change]) -> int:
-    return told.place
+        first = PlanStep(change.effective_at, change.item.sku, change.item.quantity, change.change_id)
+        self._open(
+            Period(
+                item_id=change.item.item_id,
+                start=change.effective_at,
+                end=None,
+                place=told.place,
+                steps=[first],
+                opened_by=change.change_id,
+                joined=tuple(period for period in self._opened if period.start == last_start),
+            )
+        )
 
 
 def _changed(now: PlanStep, change: _Change) -> PlanStep:

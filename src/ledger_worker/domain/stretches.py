@@ -205,10 +205,12 @@ def runs_of_versions(
     parts = []
     start, segment, offer_now = run.start, run.segment, in_force
     for at, following in [*boundaries, (run.end, None)]:
-        before = [step for step in run.steps if step.at <= start]
-        within = [step for step in run.steps if step.at > start and (at is None or step.at < at)]
-        first = before if start == run.start else [Step(start, before[-1].quantity, segment)]
-        parts.append(Run(start, at, run.sku, offer_now, segment, (*first, *within)))
+        # What changes where a version is published comes after it.
+        is_first = start == run.start
+        before = run.steps[:1] if is_first else [step for step in run.steps if step.at < start]
+        within = [step for step in run.steps[1:] if step.at >= start and (at is None or step.at < at)]
+        first = before[0] if is_first else Step(start, before[-1].quantity, segment)
+        parts.append(Run(start, at, run.sku, offer_now, segment, (first, *within)))
         if at is not None and following is not None:
             start, segment, offer_now = at, f"offer/{following.version}", following
     return parts

@@ -16,7 +16,6 @@ from ledger_worker.domain.events import (
     SubscriptionCancellationWithdrawn,
     SubscriptionCancelled,
     SubscriptionExpired,
-    SubscriptionExtended,
     SubscriptionPaused,
     SubscriptionPaymentFailed,
     SubscriptionPaymentRecovered,
@@ -53,7 +52,6 @@ class SubscriptionTelling(msgspec.Struct):
     periods: SubscriptionPeriods
     ends: Latest[tuple[str, str], datetime | None]
     trial_end: Told[datetime] | None
-    extensions: Latest[str, datetime]
     paused: Latest[str, datetime]
     resumed: Latest[str, datetime]
     unpaid: list[Interval]
@@ -70,7 +68,7 @@ class SubscriptionTelling(msgspec.Struct):
 
 def tell_subscription(facts: Sequence[PlacedFact]) -> SubscriptionTelling:
     """What the facts of a subscription, in their true order, say taken together."""
-    telling = SubscriptionTelling(walk(facts), Latest(), None, Latest(), Latest(), Latest(), [])
+    telling = SubscriptionTelling(walk(facts), Latest(), None, Latest(), Latest(), [])
     trial_end: Latest[None, datetime] = Latest()
     failures: Latest[tuple[str, str], bool] = Latest()
     for place, (at, recorded) in enumerate(facts):
@@ -85,8 +83,6 @@ def tell_subscription(facts: Sequence[PlacedFact]) -> SubscriptionTelling:
                 telling.ends.tell((_REVOCATION, fact.revocation_id), place, at, fact.effective_at)
             case SubscriptionTrialExpired() as fact:
                 trial_end.tell(None, place, at, fact.effective_at)
-            case SubscriptionExtended() as fact:
-                telling.extensions.tell(fact.extension_id, place, at, fact.new_period_end)
             case SubscriptionPaused() as fact:
                 telling.paused.tell(fact.pause_id, place, at, fact.effective_at)
             case SubscriptionResumed() as fact:
@@ -154,10 +150,9 @@ class _Giving:
         """All grants, children among them."""
         found: list[GrantTerms] = []
         for periods in self._telling.periods.of_item.values():
-            ends = self._ends_of_periods(periods)
             ending: list[Given] = []
-            for period, period_end in zip(periods, ends, strict=True):
-                given = self._grants_of(period, period_end)
+            for period in periods:
+                given = self._grants_of(period)
                 ending, children = _rolled_over(ending, given, period)
                 found += [one.terms for one in ending]
                 ending = given + children
@@ -168,27 +163,10 @@ class _Giving:
             found += [one.terms for one in ending]
         return found
 
-    def _ends_of_periods(self, periods: Sequence[Period]) -> list[datetime]:
-        """Where each of an item's periods ends as it is paid: extended, or cut short by what follows it."""
-        ends = [period.end for period in periods]
-        for told in self._telling.extensions.values():
-            begun = [place for place, period in enumerate(periods) if period.start < told.content]
-            if begun:
-                ends[begun[-1]] = max(ends[begun[-1]], told.content)
-        return [
-            end if bound is None else min(end, bound)
-            for end, bound in zip(ends, map(self._bound, periods), strict=True)
-        ]
-
-    def _bound(self, period: Period) -> datetime | None:
-        """What a period cannot outlast: the item's next one; of a trial also the first paid period."""
-        if not period.is_trial:
-            return period.next_start
-        paid = next((start for start in self._telling.periods.paid_starts if start > period.start), None)
-        return min((start for start in (period.next_start, paid) if start is not None), default=None)
-
-    def _grants_of(self, period: Period, period_end: datetime) -> list[Given]:
+    def _grants_of(self, period: Period) -> list[Given]:
         """The grants of one period of one item."""
+        if period.paid_until <= period.start:
+            return []
         runs: list[Run] = []
         for run in _runs(period):
             entered_at = self._telling.periods.entered_at[period.item_id, run.sku]
@@ -202,48 +180,48 @@ class _Giving:
             stretches(runs),
             source_key=self._source_key,
             line_id=period.item_id,
-            period=(period.start, period_end),
+            period=(period.start, period.paid_until),
             period_start=period.start,
-            end_of=lambda stretch: self._end(period, period_end, stretch.allowance, ends),
+            end_of=lambda stretch: self._end(period, stretch.allowance, ends),
             causes_of=self._causes,
             stops_of=self._stops_of,
         )
         return [
             Given(
-                msgspec.structs.replace(one.terms, period_end=self._own_end(period, period_end, one.stretch.allowance)),
+                msgspec.structs.replace(one.terms, period_end=self._own_end(period, one.stretch.allowance)),
                 one.stretch,
             )
             for one in given
         ]
 
-    def _own_end(self, period: Period, period_end: datetime, allowance: Allowance) -> datetime | None:
+    def _own_end(self, period: Period, allowance: Allowance) -> datetime | None:
         """The end by the allowance alone, moved by pauses: at most to the item's next period, if it lasts a period."""
-        until = lasts_until(allowance.lasts, period.start, period_end)
+        until = lasts_until(allowance.lasts, period.start, period.paid_until)
         if not isinstance(until, datetime):
             return None
         moved = moved_end(period.start, until, self._stops_of(allowance))
-        bound = self._bound(period) if allowance.lasts == "period" else None
+        bound = period.next_start if allowance.lasts == "period" else None
         return moved if bound is None else bound if moved is None else min(moved, bound)
 
-    def _end(self, period: Period, period_end: datetime, allowance: Allowance, ends: _Ends) -> datetime | None:
+    def _end(self, period: Period, allowance: Allowance, ends: _Ends) -> datetime | None:
         """When the grants of an allowance end if no change closes them sooner."""
-        own_end = self._own_end(period, period_end, allowance)
+        own_end = self._own_end(period, allowance)
         if ends.at is not None and allowance.on_cancel is OnCancel.KEEP:
             return _sooner(own_end, ends.forced_at)
         end = own_end
         if own_end is not None and allowance.lasts == "period" and self._is_living(period):
-            end = self._outlived_until(period, period_end, allowance)
+            end = self._outlived_until(period, allowance)
         return _sooner(end, ends.forced_at if allowance.on_cancel is OnCancel.KEEP else ends.first)
 
     def _is_living(self, period: Period) -> bool:
         """Whether nothing was told of the time after the period: neither of the subscription nor of this item."""
-        told = self._telling.periods.told_starts
-        return period.next_start is None and not (told and told[-1] > period.start)
+        last_start = self._telling.periods.last_start
+        return period.next_start is None and (last_start is None or last_start <= period.start)
 
-    def _outlived_until(self, period: Period, period_end: datetime, allowance: Allowance) -> datetime | None:
+    def _outlived_until(self, period: Period, allowance: Allowance) -> datetime | None:
         """The end of a living period with its leeway, later while a failed payment may still come (RULES 19)."""
         stops = self._stops_of(allowance)
-        end = moved_end(period.start, period_end + timedelta(seconds=allowance.leeway_seconds), stops)
+        end = moved_end(period.start, period.paid_until + timedelta(seconds=allowance.leeway_seconds), stops)
         grace = timedelta(seconds=allowance.grace_seconds)
         for failed_at, recovered_at in self._telling.unpaid:
             if end is None or failed_at > end:
