@@ -1,11 +1,17 @@
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from sqlalchemy import create_engine
 
+from ledger_worker.operations.publish import publish
 from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.wire.catalogue_file import definitions_of_toml
+from tests.apply.ledger import Ledger
 from tests.cli.conftest import Command, Ran
+from tests.domain.telling import bought, line, told
 
 EXAMPLE = Path("docs/examples/catalogue.toml").read_text(encoding="utf-8")
 SMALL = """
@@ -118,16 +124,142 @@ def test_a_definition_written_twice_is_refused(command: Command) -> None:
     assert ran.json["problems"] == ["offer pack: defined twice, expected once"]
 
 
-def test_apply_now_in_the_file_is_a_wish_for_the_first_version_alone(command: Command) -> None:
-    at_first = SMALL.replace('sku = "pack"', 'sku = "pack"\napply = "now"')
-    command("catalog", "apply", "-", stdin=at_first)
+@pytest.mark.parametrize(
+    ("published", "apply", "units", "standing"),
+    [
+        # How the newest version reached what existed is done with: to wish for less is no difference.
+        ("now", "new_only", 100, ("unchanged", 1)),
+        ("now", "next_period", 100, ("unchanged", 1)),
+        ("now", "now", 100, ("unchanged", 1)),
+        ("next_period", "new_only", 100, ("unchanged", 1)),
+        # To reach more than it did takes a version of its own.
+        ("new_only", "now", 100, ("changed", 2)),
+        ("next_period", "now", 100, ("changed", 2)),
+        ("now", "new_only", 150, ("changed", 2)),
+        ("now", "next_period", 150, ("changed", 2)),
+        ("now", "now", 150, ("changed", 2)),
+    ],
+)
+def test_apply_is_how_a_version_reaches_and_only_a_further_reach_is_a_difference(
+    command: Command, published: str, apply: str, units: int, standing: tuple[str, int]
+) -> None:
+    def file(apply: str, units: int) -> str:
+        return SMALL.replace('sku = "pack"', f'sku = "pack"\napply = "{apply}"').replace("100", str(units))
 
-    taken_out = command("catalog", "apply", "-", "--json", stdin=SMALL)
-    later = command("catalog", "apply", "-", "--json", stdin=at_first.replace("100", "150"))
+    command("catalog", "apply", "-", stdin=file(published, 100))
 
-    assert standings(taken_out)["offer pack"] == ("unchanged", 1)
-    assert later.status == 1
-    assert "only a SKU's first version can apply now" in later.json["problems"][0]
+    ran = command("catalog", "apply", "-", "--json", stdin=file(apply, units))
+
+    assert (ran.status, standings(ran)["offer pack"]) == (0, standing)
+
+
+# -- whom a version reaches
+
+
+FIRST = SMALL.replace('sku = "pack"', 'sku = "pack"\napply = "now"')
+MORE = FIRST.replace("units = 100", "units = 150")
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    """The database of the command, to tell it events."""
+    made = Ledger(database_url)
+    yield made
+    made.close()
+
+
+def sold(ledger: Ledger, customers: int, quantity: int = 1) -> None:
+    """So many customers bought a pack an hour ago."""
+    (now,) = ledger.rows("SELECT clock_timestamp()")[0]
+    ledger.tell_now(
+        *(
+            told(f"p{n}", now - timedelta(hours=1), bought(line(quantity=quantity), order=f"o{n}"), customer=f"c{n:03}")
+            for n in range(customers)
+        )
+    )
+
+
+def test_a_dry_run_lists_who_gains_and_touches_nobody_and_the_run_lists_the_same(
+    command: Command, ledger: Ledger
+) -> None:
+    command("catalog", "apply", "-", stdin=FIRST)
+    sold(ledger, 2)
+    before = ledger.dump()
+
+    rehearsed = command("catalog", "apply", "--dry-run", "-", "--json", stdin=MORE)
+    rehearsed_for_people = command("catalog", "apply", "--dry-run", "-", stdin=MORE)
+    left = ledger.dump()
+    ran = command("catalog", "apply", "-", "--json", stdin=MORE)
+    again = command("catalog", "apply", "-", "--json", stdin=MORE)
+
+    assert left == before
+    assert (rehearsed.status, ran.status, again.status) == (0, 0, 0)
+    assert ran.json["reach"] == rehearsed.json["reach"]
+    assert ran.json["reach"]["counts"] == {"owes": 0, "loses": 0, "gains": 2, "changes": 0}
+    assert [
+        (each["customer_id"], each["verdict"], each["before"]["limit"], each["after"]["limit"])
+        for each in ran.json["reach"]["affected"]
+    ] == [("c000", "gains", 100, 150), ("c001", "gains", 100, 150)]
+    assert (again.json["reach"]["sources"], again.json["reach"]["affected"]) == (0, [])
+    assert "100 -> 150" in rehearsed_for_people.output
+    assert "would be settled again: 2, to other terms: 2." in rehearsed_for_people.output
+    assert "owes 0, loses 0, gains 2, changes 0." in rehearsed_for_people.output
+
+
+def test_applying_an_unchanged_file_reaches_whom_an_interrupted_run_left(command: Command, ledger: Ledger) -> None:
+    command("catalog", "apply", "-", stdin=FIRST)
+    sold(ledger, 1)
+    publish(ledger.engine, definitions_of_toml(MORE))
+
+    ran = command("catalog", "apply", "-", "--json", stdin=MORE)
+
+    assert (ran.json["published"], ran.json["reach"]["counts"]["gains"]) == (False, 1)
+
+
+def test_what_is_published_for_new_items_alone_reaches_nobody(command: Command, ledger: Ledger) -> None:
+    command("catalog", "apply", "-", stdin=FIRST)
+    sold(ledger, 1)
+
+    ran = command("catalog", "apply", "-", stdin=MORE.replace('apply = "now"', ""))
+
+    assert ran.status == 0
+    assert "settled again" not in ran.output
+    assert ledger.rows("SELECT count(*) FROM event WHERE type = 'OfferReached'") == [(0,)]
+
+
+def test_a_refused_file_reaches_nobody(command: Command, ledger: Ledger) -> None:
+    command("catalog", "apply", "-", stdin=FIRST)
+    sold(ledger, 1)
+    publish(ledger.engine, definitions_of_toml(MORE))
+
+    ran = command("catalog", "apply", "-", "--json", stdin=MORE.replace("P30D", "a month"))
+
+    assert (ran.status, ran.json["reach"]) == (1, None)
+    assert ledger.rows("SELECT count(*) FROM event WHERE type = 'OfferReached'") == [(0,)]
+
+
+def test_people_are_shown_the_first_fifty_and_scripts_all(command: Command, ledger: Ledger) -> None:
+    command("catalog", "apply", "-", stdin=FIRST)
+    sold(ledger, 60)
+
+    shown = command("catalog", "apply", "--dry-run", "-", stdin=MORE)
+    whole = command("catalog", "apply", "--dry-run", "-", "--json", stdin=MORE)
+
+    assert shown.output.count("100 -> 150") == 50
+    assert "10 more are not shown" in shown.errors
+    assert len(whole.json["reach"]["affected"]) == 60
+
+
+def test_an_order_that_would_give_more_than_can_be_counted_is_named_and_status_1(
+    command: Command, ledger: Ledger
+) -> None:
+    command("catalog", "apply", "-", stdin=FIRST)
+    sold(ledger, 1, quantity=2**40)
+
+    ran = command("catalog", "apply", "-", stdin=FIRST.replace("units = 100", "units = 1000000"))
+
+    assert ran.status == 1
+    assert "order/o0 of customer c000 stays as it was: its offers give" in ran.errors
 
 
 def test_publishing_waits_for_the_decisions_that_are_under_way(command: Command, database_url: str) -> None:
