@@ -20,6 +20,7 @@ from ledger_worker.domain.events import Event, PurchaseTransferred
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from ledger_worker.operations import publish
 from ledger_worker.operations.reach import Affected, Balance, Progress, Reach, Verdict, reach, rehearse_reach
+from ledger_worker.operations.verify import Check, Finding, verify
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.wire.catalogue_file import Definitions
 from tests.apply.ledger import Ledger
@@ -90,6 +91,13 @@ def stands(ledger: Ledger, found: Sequence[Affected]) -> list[Balance]:
         )
         for each in shown
     ]
+
+
+def findings(ledger: Ledger) -> list[Finding]:
+    """What verify finds; that the events came of a partition nobody claimed is how these tests tell them."""
+    with ledger.engine.connect() as connection:
+        found = verify(connection).findings
+    return [finding for finding in found if finding.check is not Check.INPUT_PARTITION]
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -246,6 +254,7 @@ def test_the_list_made_beforehand_is_what_then_happens_and_leaves_nothing(ledger
     assert found.changed == case.changed
     assert found.counts == {verdict: [each[0] for each in case.means.values()].count(verdict) for verdict in Verdict}
     assert [each.after for each in found.affected] == stands(ledger, found.affected)
+    assert findings(ledger) == []
 
 
 def everything(ledger: Ledger) -> dict[str, list[tuple[object, ...]]]:
@@ -354,6 +363,7 @@ def test_many_customers_and_those_tied_by_a_transfer_end_as_the_list_says(ledger
     assert (found.sources, found.changed) == (MANY + 1, MANY + 1)
     assert {each.verdict for each in found.affected} == {Verdict.OWES, Verdict.LOSES, Verdict.GAINS}
     assert [each.after for each in found.affected] == stands(ledger, found.affected)
+    assert findings(ledger) == []
     assert len(found.affected) == 2 * MANY
 
 
@@ -379,6 +389,7 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(ledger: Ledger) -> 
     assert rest.sources == MANY + 1 - done
     assert run(ledger).sources == 0
     assert stands(ledger, expected.affected) == [each.after for each in expected.affected]
+    assert findings(ledger) == []
 
 
 def test_progress_counts_up_to_every_source(ledger: Ledger) -> None:
