@@ -18,6 +18,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.ledger import Cut, CutPolicy, GrantTerms
 from ledger_worker.domain.stretches import (
+    Given,
     Interval,
     Run,
     Step,
@@ -28,6 +29,7 @@ from ledger_worker.domain.stretches import (
     refunded_units,
     remaining_share,
     runs_of_versions,
+    stopped_time,
     stretches,
     unions,
 )
@@ -156,7 +158,8 @@ def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, a
             causes_of=lambda _: causes,
             stops_of=_no_stops,
         ):
-            terms = _with_takings(one.terms, line_id, one.stretch.allowance, telling.takings)
+            stops = won if one.stretch.allowance.extend_on_won else ()
+            terms = _with_takings(one, line_id, telling.takings, stops)
             if terms.expires_at is None or terms.effective_at < terms.expires_at:
                 given.append(terms)
     return given
@@ -213,8 +216,9 @@ def _line_share(refund: RefundLine, line: OrderLine, gone: Fraction) -> Fraction
     return 1 - gone
 
 
-def _with_takings(grant: GrantTerms, line_id: str, allowance: Allowance, takings: Sequence[Taking]) -> GrantTerms:
+def _with_takings(given: Given, line_id: str, takings: Sequence[Taking], stops: Sequence[Interval]) -> GrantTerms:
     """The grant with a cut for each taking of its line; without units it ends when the whole line is gone."""
+    grant, allowance = given.terms, given.stretch.allowance
     cuts = list(grant.cuts)
     for taking in takings:
         if line_id not in taking.shares:
@@ -229,7 +233,7 @@ def _with_takings(grant: GrantTerms, line_id: str, allowance: Allowance, takings
             continue
         units = refunded_units(grant.amount, after) - refunded_units(grant.amount, before)
         if allowance.refund is RefundPolicy.PRORATE:
-            share = remaining_share(grant.effective_at, grant.expires_at, at)
+            share = _unused_share(grant, at, stops)
             units = units * share.numerator // share.denominator
         if units:
             policy = CutPolicy(allowance.refund.value)
@@ -237,6 +241,14 @@ def _with_takings(grant: GrantTerms, line_id: str, allowance: Allowance, takings
     if cuts == list(grant.cuts):
         return grant
     return msgspec.structs.replace(grant, cuts=tuple(sorted(cuts, key=_cut_order)))
+
+
+def _unused_share(grant: GrantTerms, at: datetime, stops: Sequence[Interval]) -> Fraction:
+    """The part of the grant's time that is left, neither counting what disputes stopped (RULES 13)."""
+    end = grant.expires_at
+    if end is None:
+        return Fraction(1)
+    return remaining_share(grant.effective_at, end - stopped_time(grant.effective_at, end, stops), at, stops)
 
 
 def _cut_order(cut: Cut) -> tuple[datetime, str]:

@@ -173,6 +173,7 @@ class Book:
         self.touched: set[UUID] = set()
         self.made: dict[UUID, GrantTerms] = {}
         self._burnt = 0
+        self._is_run = False
         self._coming: list[tuple[Place, int, BookedGrant | UsageFact]] = []
         self._reversed: dict[UUID, list[Reversal]] = {}
         self.place: Place | None
@@ -672,7 +673,8 @@ class Book:
         found = [grant]
         for one in found:
             found += children[one.terms.grant_id]
-        if self.history is None and sum(one.moved for one in found) != sum(one.granted for one in found[1:]):
+        gone_on = sum(one.moved for one in found if one.terms.moves_to is None)
+        if not self._is_run and self.history is None and gone_on != sum(one.granted for one in found[1:]):
             raise HistoryNeeded(self.entitlement.key, self.customer_id)
         return [grant, *sorted(found[1:], key=_lineage_order)]
 
@@ -867,6 +869,8 @@ class Book:
         """A book in which nothing has happened yet, with the same terms; children by regrant are made by the run."""
         run = Book(self.entitlement, Account(entitlement=self.entitlement.key, waiting=self.waiting), ())
         run.posting = self.posting
+        run.customer_id = self.customer_id
+        run._is_run = True  # noqa: SLF001 - it is one of its own kind
         for grant_id, grant in self.grants.items():
             if grant.terms.origin is Origin.REGRANT:
                 continue

@@ -31,7 +31,6 @@ from ledger_worker.domain.events import (
     UsageRecorded,
     UsageReversed,
 )
-from ledger_worker.local.oracle.owners import held_by
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
 ENDS, BEGINS, CUTS, PAYMENT, USAGE = range(5)
@@ -45,11 +44,12 @@ UsageKey = tuple[str, str]
 
 
 class Reversal(NamedTuple):
-    """Of one usage, `units` (None: all) were not used after all; it stands at `at`."""
+    """Of one usage, `units` (None: all) were not used after all; it stands at `at`, and `tie` is its event."""
 
     reversal_id: str
     at: datetime
     units: int | None
+    tie: UsageKey = ("", "")
 
 
 class Unit(msgspec.Struct, eq=False):
@@ -90,6 +90,7 @@ class Held(msgspec.Struct, eq=False, kw_only=True):
     revoked: list[Unit] = msgspec.field(default_factory=list)
     moved: list[Unit] = msgspec.field(default_factory=list)
     open: dict[str, int] = msgspec.field(default_factory=dict)
+    came_back: list[Reversal] = msgspec.field(default_factory=list)
     has_begun: bool = False
     has_ended: bool = False
 
@@ -272,7 +273,9 @@ class Walk:
                 usage = (fact.usage_event_source or event.event_source, fact.usage_event_id)
                 same = [one for one, key in sorted(known) if key == usage and aliases.of(one) == aliases.of(customer)]
                 whose = customer if customer in same or not same else same[0]
-                reversal = Reversal(fact.reversal_id, event.occurred_at, fact.units)
+                reversal = Reversal(
+                    fact.reversal_id, event.occurred_at, fact.units, (event.event_source, event.event_id)
+                )
                 before = last.get((aliases.of(customer), fact.reversal_id))
                 if before is None or (before[1], before[2].units) != ((whose, usage), fact.units):
                     last[aliases.of(customer), fact.reversal_id] = (event, (whose, usage), reversal)
@@ -309,12 +312,13 @@ class Walk:
         if terms.rolls_into and terms.rollover_max:
             child = self.grants[terms.rolls_into]
             grant.move(terms.rollover_max - self.rolled_into(child.terms), child)
-        for unit in grant.free:
-            if unit.by:
-                grant.moved.append(unit)
-                self.granted_again(grant, unit.by).free.append(Unit())
-            else:
-                grant.expired.append(unit)
+        # Of what came back and was used again all the same, the first reversals still get theirs.
+        came_back = [unit for unit in grant.free if unit.by]
+        first = sorted(grant.came_back, key=lambda one: (one.at, one.tie))
+        for unit, reversal in zip(came_back, first, strict=False):
+            grant.moved.append(unit)
+            self.granted_again(grant, reversal).free.append(Unit())
+        grant.expired += [unit for unit in grant.free if not unit.by]
         grant.free.clear()
 
     def rolled_into(self, child: Given) -> int:
@@ -344,8 +348,7 @@ class Walk:
                 rolls_into=None,
                 rollover_max=None,
             )
-            for one in held_by(self.terms.owners[terms.source], grant.made._replace(grant=child), self.name):
-                self.add(one)
+            self.add(grant.made._replace(grant=child))
         return self.grants[name]
 
     def burning_order(self, customer: str, at: datetime) -> list[Held]:
@@ -407,6 +410,8 @@ class Walk:
         allowance, end = grant.made.allowance, grant.terms.end
         is_regranted = allowance is not None and allowance.return_after_end is ReturnAfterEnd.REGRANT
         unit.by = reversal if is_regranted and end is not None and reversal.at >= end else None
+        if unit.by:
+            grant.came_back.append(reversal)
         place = sum(other.by is not None for other in grant.free) if unit.by else len(grant.free)
         grant.free.insert(place, unit)
 
