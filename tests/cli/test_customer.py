@@ -1,5 +1,11 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from ledger_worker.apply import Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.domain.events import EntitlementAssigned, Event, PurchaseCompleted, PurchaseLine, PurchaseTransferred
+from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
+from ledger_worker.store.database import engine as new_engine
 from tests.cli.conftest import Command, apply_examples
 
 
@@ -58,6 +64,40 @@ def test_people_read_why(command_with_ada: Command, database_url: str) -> None:
     assert "What would allow it: a purchase that gives it: exports-100" in ran.output
     assert "PurchaseRefunded shop/refund-1" in ran.output
     assert "PurchaseCompleted shop/purchase-1" not in ran.output
+
+
+def test_people_read_of_whom_it_was_told_and_what_was_given_by_hand(command: Command, database_url: str) -> None:
+    """Ada gave Bob the exports that she had bought, and a person gave him ten more."""
+    command("catalog", "apply", "docs/examples/catalogue.toml")
+    now = datetime.now(UTC)
+    bought = PurchaseCompleted(order_id="o1", lines=(PurchaseLine(line_id="1", sku="exports-100", quantity=1),))
+    given = PurchaseTransferred(order_id="o1", transfer_id="t1", to_customer_id="bob")
+    by_hand = EntitlementAssigned(
+        assignment_id="a1", entitlement="exports", units=10, effective_at=now, actor="eve", note="for the outage"
+    )
+    told = (("ada", "bought", 60, bought), ("ada", "given", 30, given), ("bob", "by-hand", 0, by_hand))
+    engine = new_engine(database_url)
+    deliveries = tuple(
+        Delivery(
+            event=Event(
+                event_source="shop",
+                event_id=event_id,
+                customer_id=customer_id,
+                occurred_at=now - timedelta(minutes=minutes),
+                fact=fact,
+            )
+        )
+        for customer_id, event_id, minutes, fact in told
+    )
+    apply_batch(engine, Batch(deliveries=deliveries), Catalogues(), Stages(Metrics(CollectorRegistry())))
+    engine.dispose()
+
+    ran = command("customer", "explain", "bob")
+
+    assert "Transfers tie it to ada." in ran.output
+    assert "order/o1, transferred" in ran.output
+    assert "given by hand" in ran.output
+    assert "because of PurchaseTransferred shop/given, told of ada" in ran.output
 
 
 def test_an_entitlement_that_the_customer_never_had_is_explained_too(command_with_ada: Command) -> None:

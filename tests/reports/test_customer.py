@@ -1,5 +1,6 @@
 """Explain says what each grant does now, and why, in words. What is told is recorded by the database's clock."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -15,18 +16,27 @@ from ledger_worker.domain.catalogue import (
     EntitlementType,
     Offer,
     RefundPolicy,
+    ReturnAfterEnd,
 )
 from ledger_worker.domain.events import (
+    ChargebackOpened,
+    EntitlementAssigned,
     Event,
     Fact,
     PurchaseCompleted,
     PurchaseLine,
     PurchaseRefunded,
+    PurchaseTransferred,
     SubscriptionActivated,
     SubscriptionCancelled,
     SubscriptionItem,
+    SubscriptionPaused,
+    SubscriptionPaymentFailed,
+    SubscriptionPlanChanged,
+    SubscriptionQuantityChanged,
     SubscriptionRenewed,
     UsageRecorded,
+    UsageReversed,
 )
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.reports.customer import ExplainedEntitlement, Explanation, GrantVerdict, explain, show
@@ -55,6 +65,21 @@ OFFERS = (
             Allowance(key="video", entitlement="video", leeway_seconds=0),
         ),
     ),
+    Offer(
+        sku="KEEPING",
+        apply=Apply.NOW,
+        allowances=(
+            Allowance(
+                key="calls",
+                entitlement="calls",
+                units=100,
+                leeway_seconds=0,
+                grace_seconds=0,
+                rollover_units=20,
+                return_after_end=ReturnAfterEnd.REGRANT,
+            ),
+        ),
+    ),
 )
 
 
@@ -68,10 +93,10 @@ def engine(database_url: str) -> Iterator[Engine]:
     made.dispose()
 
 
-def tell(engine: Engine, *told: tuple[str, float, Fact]) -> None:
-    """Facts about Ada, each with its id and how many days ago it was."""
+def tell(engine: Engine, *told: tuple[str, float, Fact], customer_id: str = "ada") -> None:
+    """Facts about a customer, most often Ada, each with its id and how many days ago it was."""
     events = [
-        Event(event_source="shop", event_id=event_id, customer_id="ada", occurred_at=NOW - days * DAY, fact=fact)
+        Event(event_source="shop", event_id=event_id, customer_id=customer_id, occurred_at=NOW - days * DAY, fact=fact)
         for event_id, days, fact in told
     ]
     batch = Batch(deliveries=tuple(Delivery(event=event) for event in events))
@@ -82,9 +107,9 @@ def bought(order_id: str, quantity: int = 1, sku: str = "PACK") -> PurchaseCompl
     return PurchaseCompleted(order_id=order_id, lines=(PurchaseLine(line_id="1", sku=sku, quantity=quantity),))
 
 
-def began(days: float) -> SubscriptionActivated:
+def began(days: float, sku: str = "PLAN", quantity: int = 1) -> SubscriptionActivated:
     start = NOW - days * DAY
-    item = SubscriptionItem(item_id="plan", sku="PLAN", quantity=1)
+    item = SubscriptionItem(item_id="plan", sku=sku, quantity=quantity)
     return SubscriptionActivated(subscription_id="s1", items=(item,), period_start=start, period_end=start + 30 * DAY)
 
 
@@ -92,15 +117,24 @@ def used(units: int) -> UsageRecorded:
     return UsageRecorded(entitlement="calls", units=units)
 
 
-def explained(engine: Engine, entitlement: str | None = None, postings_max: int = 20) -> Explanation:
+def explained(
+    engine: Engine, entitlement: str | None = None, postings_max: int = 20, customer_id: str = "ada"
+) -> Explanation:
     with engine.connect() as connection:
-        found = explain(connection, "ada", entitlement, postings_max=postings_max)
+        found = explain(connection, customer_id, entitlement, postings_max=postings_max)
     assert found is not None
     return found
 
 
-def of_calls(engine: Engine) -> ExplainedEntitlement:
-    return explained(engine, "calls").entitlements[0]
+def of_calls(engine: Engine, customer_id: str = "ada") -> ExplainedEntitlement:
+    return explained(engine, "calls", customer_id=customer_id).entitlements[0]
+
+
+def booked(engine: Engine, customer_id: str = "ada") -> list[str]:
+    """Every line that was ever booked, the newest posting first, without its instants."""
+    found = explained(engine, customer_id=customer_id)
+    words = [entry.words for posting in found.postings for entry in posting.entries]
+    return [re.sub(r" at \d\S+ \S+", "", each) for each in words]
 
 
 def test_grants_stand_in_the_order_of_burning_and_the_first_with_units_burns_next(engine: Engine) -> None:
@@ -132,7 +166,7 @@ def test_a_refunded_grant_names_the_refund(engine: Engine) -> None:
         (GrantVerdict.REVOKED, "revoked by refund/r1"),
     ]
     assert found.decision.reason == "revoked"
-    assert found.would_allow == "a purchase that gives it: PACK, PLAN"
+    assert found.would_allow == "a purchase that gives it: KEEPING, PACK, PLAN"
 
 
 def test_who_owes_is_told_what_has_to_be_paid(engine: Engine) -> None:
@@ -237,3 +271,156 @@ def test_show_is_the_whole_picture_now(engine: Engine) -> None:
 
     assert found is not None
     assert [(each.entitlement, each.used, each.remaining) for each in found.entitlements] == [("calls", 4, 6)]
+
+
+# -- grants that come from others, and what keeps them from being used
+
+
+def test_what_rolled_over_says_from_where_and_what_was_left_says_where_it_went(engine: Engine) -> None:
+    renewed = SubscriptionRenewed(subscription_id="s1", period_start=NOW - 10 * DAY, period_end=NOW + 20 * DAY)
+    tell(engine, ("s1", 40, began(40, "KEEPING")), ("u1", 20, used(70)), ("s2", 10, renewed))
+
+    child, whole, ended = of_calls(engine).grants
+
+    assert (child.comes_from or "").startswith("rolled over from what ended at ")
+    assert (child.parent, child.granted, child.amount, child.available) == (ended.grant_id, 20, 0, 20)
+    assert (whole.parent, whole.comes_from) == (None, None)
+    assert ended.words.endswith("Z, 20 calls went on to the grants that follow it, 10 calls expired")
+    keeping = "KEEPING of subscription/s1"
+    assert f"20 calls of {keeping} went on to {keeping} (rolled over)" in booked(engine)
+    assert f"20 calls received by {keeping} (rolled over)" in booked(engine)
+
+
+def test_a_child_that_nothing_was_left_for_is_no_grant_that_was_used_up(engine: Engine) -> None:
+    renewed = SubscriptionRenewed(subscription_id="s1", period_start=NOW - 10 * DAY, period_end=NOW + 20 * DAY)
+    tell(engine, ("s1", 40, began(40, "KEEPING")), ("u1", 20, used(100)), ("s2", 10, renewed))
+
+    assert [(grant.verdict, grant.words) for grant in of_calls(engine).grants if grant.parent is not None] == [
+        (GrantVerdict.NOTHING_RECEIVED, "nothing was left for it")
+    ]
+
+
+def test_usage_reversed_after_the_end_is_granted_once_more_and_says_so(engine: Engine) -> None:
+    reversed_ = UsageReversed(entitlement="calls", reversal_id="v1", usage_event_id="u1", units=5)
+    tell(engine, ("s1", 40, began(40, "KEEPING")), ("u1", 20, used(70)), ("v1", 3, reversed_))
+
+    (again,) = (grant for grant in of_calls(engine).grants if grant.parent is not None)
+
+    assert again.comes_from == "granted once more, for usage that was reversed after its grant had ended"
+    assert again.words.startswith("burning next, 5 calls left until ")
+
+
+def test_what_was_transferred_names_the_giver_and_the_receiver(engine: Engine) -> None:
+    transfer = PurchaseTransferred(order_id="o1", transfer_id="t1", to_customer_id="bob")
+    tell(engine, ("o1", 9, bought("o1")), ("u1", 8, used(4)), ("t1", 7, transfer))
+
+    (given,) = of_calls(engine).grants
+    (received,) = of_calls(engine, "bob").grants
+
+    assert given.words.endswith("Z, 6 calls went on to customer bob")
+    assert (received.comes_from, received.granted) == ("transferred from customer ada", 6)
+    assert (explained(engine).tied_to, explained(engine, customer_id="bob").tied_to) == (("bob",), ("ada",))
+    assert "6 calls of PACK of order/o1 went on to customer bob" in booked(engine)
+
+
+def test_what_was_told_of_another_customer_says_of_whom(engine: Engine) -> None:
+    transfer = PurchaseTransferred(order_id="o1", transfer_id="t1", to_customer_id="bob")
+    tell(engine, ("o1", 9, bought("o1")), ("t1", 7, transfer))
+    tell(engine, ("o1-again", 6, bought("o1")), customer_id="bob")
+
+    found = explained(engine, customer_id="bob")
+
+    (source,) = found.sources
+    assert [(event.event_id, event.told_to) for event in source.events] == [
+        ("o1", "ada"),
+        ("t1", "ada"),
+        ("o1-again", None),
+    ]
+    (cause,) = (posting.cause for posting in found.postings)
+    assert cause is not None
+    assert (cause.event_id, cause.told_to) == ("t1", "ada")
+
+
+@pytest.mark.parametrize(
+    ("fact", "words", "cause"),
+    [
+        (
+            SubscriptionPaused(subscription_id="s1", pause_id="p1", effective_at=NOW - DAY),
+            rf"suspended by pause p1 since {NOW - DAY:%Y-%m-%d %H:%M:%S}Z, 100 calls left without end",
+            "pause p1",
+        ),
+        (
+            SubscriptionPaymentFailed(subscription_id="s1", failure_id="f1"),
+            rf"suspended by a payment that failed since {NOW - DAY:%Y-%m-%d %H:%M:%S}Z, 100 calls left until .*",
+            "a payment that failed",
+        ),
+    ],
+    ids=["pause", "payment"],
+)
+def test_what_suspends_a_grant_is_said_in_words(engine: Engine, fact: Fact, words: str, cause: str) -> None:
+    tell(engine, ("s1", 3, began(3, "KEEPING")), ("x1", 1, fact))
+
+    found = of_calls(engine)
+
+    assert re.fullmatch(words, found.grants[0].words), found.grants[0].words
+    assert found.would_allow == f"the end of what suspends it: {cause}"
+
+
+def test_a_dispute_that_suspends_is_named(engine: Engine) -> None:
+    tell(engine, ("o1", 3, bought("o1")), ("d1", 1, ChargebackOpened(order_id="o1", dispute_id="d1")))
+
+    found = of_calls(engine)
+
+    assert found.would_allow == "the end of what suspends it: dispute d1"
+    assert found.grants[0].words.startswith("suspended by dispute d1 since ")
+
+
+def test_over_allocation_is_said_of_the_grant_that_was_used_beyond_what_is_left_of_it(engine: Engine) -> None:
+    halved = SubscriptionQuantityChanged(
+        subscription_id="s1", change_id="c1", item_id="plan", quantity=1, effective_at=NOW - DAY
+    )
+    tell(engine, ("s1", 3, began(3, quantity=2)), ("u1", 2, used(150)), ("c1", 1, halved))
+
+    found = of_calls(engine)
+
+    assert (found.decision.over_allocated, found.grants[0].short) == (50, 50)
+    assert found.grants[0].words.endswith("over-allocated by 50 calls, which were used before they were taken back")
+
+
+def test_what_a_change_of_plan_carries_over_is_said_of_its_cut(engine: Engine) -> None:
+    changed = SubscriptionPlanChanged(
+        subscription_id="s1", change_id="c1", item_id="plan", sku="KEEPING", effective_at=NOW - DAY
+    )
+    tell(engine, ("s1", 3, began(3)), ("u1", 2, used(30)), ("c1", 1, changed))
+
+    (cut,) = of_calls(engine).grants[0].cuts
+
+    assert cut.startswith("carry/c1 takes as many as were used of the plan before it, at ")
+
+
+def test_what_is_to_come_is_said_in_its_order(engine: Engine) -> None:
+    renewed = SubscriptionRenewed(subscription_id="s1", period_start=NOW + 20 * DAY, period_end=NOW + 50 * DAY)
+    paused = SubscriptionPaused(subscription_id="s1", pause_id="p1", effective_at=NOW + 5 * DAY)
+    tell(engine, ("s1", 10, began(10)), ("s2", 2, renewed), ("p1", 1, paused))
+
+    coming = of_calls(engine).upcoming
+
+    assert [(each.what, each.at) for each in coming][:2] == [
+        ("suspended", NOW + 5 * DAY),
+        ("begins", NOW + 20 * DAY),
+    ]
+    assert coming[0].words == f"a grant is suspended at {NOW + 5 * DAY:%Y-%m-%d %H:%M:%S}Z"
+    assert coming[1].words == f"a grant of 100 calls begins at {NOW + 20 * DAY:%Y-%m-%d %H:%M:%S}Z"
+
+
+def test_what_a_person_gave_has_no_product_and_names_the_assignment(engine: Engine) -> None:
+    assigned = EntitlementAssigned(
+        assignment_id="a1", entitlement="calls", units=7, effective_at=NOW - DAY, actor="eve", note="for the outage"
+    )
+    tell(engine, ("a1", 1, assigned))
+
+    (grant,) = of_calls(engine).grants
+
+    assert (grant.sku, grant.source_key, grant.granted) == ("", "assignment/a1", 7)
+    assert booked(engine) == [f"7 calls granted from {NOW - DAY:%Y-%m-%d %H:%M:%S}Z by assignment/a1"]
+    assert [event.type for event in explained(engine).sources[0].events] == ["EntitlementAssigned"]

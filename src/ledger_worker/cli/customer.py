@@ -10,7 +10,14 @@ from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, pr
 
 if TYPE_CHECKING:
     from ledger_worker.domain.changes import CustomerPicture
-    from ledger_worker.reports.customer import ExplainedEntitlement, ExplainedPosting, ExplainedSource, Explanation
+    from ledger_worker.reports.customer import (
+        EventTold,
+        ExplainedEntitlement,
+        ExplainedGrant,
+        ExplainedPosting,
+        ExplainedSource,
+        Explanation,
+    )
 
 app = typer.Typer(name="customer", help="What one customer may do, and why.", no_args_is_help=True)
 
@@ -99,6 +106,8 @@ def _print_explanation(explained: "Explanation") -> None:
         f"{explained.customer_id} as of {_instant(explained.as_of)}: change #{explained.sequence}, "
         f"catalogue version {explained.catalogue_version}, rules version {explained.rules_version}"
     )
+    if explained.tied_to:
+        typer.echo(f"Transfers tie it to {', '.join(explained.tied_to)}.")
     for each in explained.entitlements:
         _print_entitlement(each)
     for source in explained.sources:
@@ -115,13 +124,16 @@ def _print_entitlement(explained: "ExplainedEntitlement") -> None:
     typer.echo(f"\n{decision.entitlement} ({explained.name}): {answer}")
     if explained.would_allow is not None:
         typer.echo(f"  What would allow it: {explained.would_allow}")
+    for coming in explained.upcoming:
+        typer.echo(f"  To come: {coming.words}")
     if explained.grants:
+        is_quota = explained.unit is not None
         rows = [
             (
                 each.words,
-                each.source_key,
-                f"{each.sku}, offer version {each.offer_version}",
-                "unlimited" if each.amount is None and explained.unit is not None else each.amount,
+                each.source_key if each.comes_from is None else f"{each.source_key}, {each.comes_from}",
+                f"{each.sku}, offer version {each.offer_version}" if each.sku else "given by hand",
+                _granted(each, is_quota=is_quota),
                 each.used,
                 each.available,
             )
@@ -130,21 +142,31 @@ def _print_entitlement(explained: "ExplainedEntitlement") -> None:
         print_table(None, ("grant", "from", "product", "granted", "used", "left"), rows)
 
 
+def _granted(grant: "ExplainedGrant", *, is_quota: bool) -> int | str | None:
+    """What it was granted by its terms, or as a child received."""
+    if grant.amount is None:
+        return "unlimited" if is_quota else None
+    return grant.amount if grant.parent is None else grant.granted
+
+
 def _print_source(source: "ExplainedSource") -> None:
     typer.echo(f"\nTold of {source.source_key}")
-    rows = [
-        (_instant(each.occurred_at), each.type, f"{each.event_source}/{each.event_id}", each.outcome)
-        for each in source.events
-    ]
+    rows = [(_instant(each.occurred_at), each.type, _event(each), each.outcome) for each in source.events]
     print_table(None, ("at", "fact", "event", "outcome"), rows)
 
 
 def _print_posting(posting: "ExplainedPosting") -> None:
     cause = posting.cause
-    because = "" if cause is None else f" because of {cause.type} {cause.event_source}/{cause.event_id}"
+    because = "" if cause is None else f" because of {cause.type} {_event(cause)}"
     typer.echo(f"  {posting.number} at {_instant(posting.recorded_at)}{because}")
     for entry in posting.entries:
         typer.echo(f"    {entry.entitlement}: {entry.words}")
+
+
+def _event(told: "EventTold") -> str:
+    """The event, with the customer it was told to where that is another one."""
+    name = f"{told.event_source}/{told.event_id}"
+    return name if told.told_to is None else f"{name}, told of {told.told_to}"
 
 
 def _instant(instant: datetime | None) -> str | None:

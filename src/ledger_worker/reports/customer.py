@@ -1,23 +1,35 @@
 """One customer for people: what it may do now, and why: because of which grants, events, rules and versions.
 
 Read in one snapshot, with what is due passed whether or not it is booked, so an answer is right while no clock runs.
-Shapes and words live here; how they are printed does not.
+Shapes and statements live here, the words in `words`; how they are printed is in neither. What is told of a source may
+have been told to another customer, whom a transfer ties to this one: then it is said to whom.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.access import AccessReason, picture
-from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
+from ledger_worker.domain.access import picture
+from ledger_worker.domain.catalogue import Catalogue, Entitlement
 from ledger_worker.domain.changes import CustomerPicture, EntitlementPicture
-from ledger_worker.domain.ledger import RULES_VERSION, Account, Grant, GrantTerms, Kind, Phase
-from ledger_worker.domain.settlement import Book, is_suspended
+from ledger_worker.domain.ledger import RULES_VERSION, Account, Grant, GrantTerms, Kind, Line, Origin, Phase
+from ledger_worker.domain.settlement import Book
+from ledger_worker.domain.side import CustomerHead
+from ledger_worker.reports.words import (
+    GrantVerdict,
+    cut_words,
+    entry_words,
+    grant_words,
+    name_of,
+    origin_words,
+    upcoming_words,
+    verdict_of,
+    would_allow,
+)
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
 from ledger_worker.store import pictures
@@ -32,6 +44,7 @@ __all__ = [
     "ExplainedGrant",
     "ExplainedPosting",
     "ExplainedSource",
+    "ExplainedUpcoming",
     "Explanation",
     "GrantVerdict",
     "explain",
@@ -46,28 +59,10 @@ POSTINGS_MAX = 20
 """How many postings are explained when the caller says nothing else, the newest."""
 
 
-class GrantVerdict(StrEnum):
-    """What one grant does for the customer now; the first that is true."""
-
-    VOID = "void"
-    """A correction undid it: it never was."""
-    NOT_YET_BEGUN = "not_yet_begun"
-    ENDED = "ended"
-    SUSPENDED = "suspended"
-    IN_FORCE = "in_force"
-    """It gives access, or units without a limit."""
-    REVOKED = "revoked"
-    """It runs, but all its units were taken back."""
-    USED_UP = "used_up"
-    BURNING_NEXT = "burning_next"
-    """The next unit is taken from it."""
-    BURNING_LATER = "burning_later"
-    """It has units, which others are burnt before."""
-
-
 class EventTold(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded event and what became of it."""
+    """A recorded event and what became of it; `told_to` is the customer as sent where that is another one."""
 
+    told_to: str | None
     event_source: str
     event_id: str
     type: str
@@ -80,11 +75,17 @@ class EventTold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """One grant: what it is by its terms, where its units are, and what it does now; `words` says that last part."""
+    """One grant: what it is by its terms, where its units are, and what it does now; `words` says that last part.
+
+    A child has a `parent`, and `comes_from` says where its units come from. `sku` is empty where a person gave it.
+    `short` is over-allocation: what was taken back and could not be, because it was used.
+    """
 
     grant_id: UUID
+    parent: UUID | None
     verdict: GrantVerdict
     words: str
+    comes_from: str | None
     source_key: str
     line_id: str
     sku: str
@@ -102,13 +103,22 @@ class ExplainedGrant(msgspec.Struct, frozen=True, kw_only=True):
     expired: int
     revoked: int
     moved: int
+    short: int
     cuts: tuple[str, ...]
+
+
+class ExplainedUpcoming(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is known to happen, as a picture names it; `words` says it as a sentence."""
+
+    at: datetime
+    what: str
+    words: str
 
 
 class ExplainedEntitlement(msgspec.Struct, frozen=True, kw_only=True):
     """The decision about one entitlement and its grants in the order of burning, those that burn no more behind.
 
-    `would_allow` says what has to happen where the answer is no.
+    `would_allow` says what has to happen where the answer is no, `upcoming` what is known to happen anyway.
     """
 
     decision: EntitlementPicture
@@ -116,10 +126,11 @@ class ExplainedEntitlement(msgspec.Struct, frozen=True, kw_only=True):
     unit: str | None
     grants: tuple[ExplainedGrant, ...]
     would_allow: str | None
+    upcoming: tuple[ExplainedUpcoming, ...]
 
 
 class ExplainedSource(msgspec.Struct, frozen=True, kw_only=True):
-    """An order or subscription and everything told of it, in the order of recording."""
+    """An order, subscription or assignment and everything told of it, in the order of recording."""
 
     source_key: str
     events: tuple[EventTold, ...]
@@ -149,13 +160,17 @@ class ExplainedPosting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a customer may or may not, as of `as_of`; `sequence` and `recorded_at` are of its last change and event."""
+    """Why a customer may or may not, as of `as_of`; `sequence` and `recorded_at` are of its last change and event.
+
+    `tied_to` are the customers that transfers tie it to.
+    """
 
     customer_id: str
     as_of: datetime
     timeline: int
     sequence: int
     recorded_at: datetime | None
+    tied_to: tuple[str, ...]
     catalogue_version: int
     rules_version: int
     entitlements: tuple[ExplainedEntitlement, ...]
@@ -196,8 +211,12 @@ def explain(
             for book in pictures.books(connection, [customer_id], catalogue, as_of)[customer_id]
         }
         keys = sorted(opened) if entitlement is None else [entitlement] if entitlement in catalogue.entitlements else []
-        explained = [_entitlement(connection, customer_id, key, opened.get(key), catalogue, as_of) for key in keys]
-        names = {grant.grant_id: f"{grant.sku} of {grant.source_key}" for each in explained for grant in each.grants}
+        held = {key: _grants(connection, customer_id, key) for key in keys}
+        givers = _givers(connection, head, held.values())
+        explained = [
+            _entitlement(catalogue.entitlements[key], opened.get(key), held[key], givers, catalogue, as_of)
+            for key in keys
+        ]
         source_keys = sorted({grant.source_key for each in explained for grant in each.grants})
         return Explanation(
             customer_id=customer_id,
@@ -205,11 +224,12 @@ def explain(
             timeline=ledger.timeline,
             sequence=head.sequence,
             recorded_at=head.recorded_at,
+            tied_to=head.linked,
             catalogue_version=ledger.catalogue_version,
             rules_version=RULES_VERSION,
             entitlements=tuple(explained),
-            sources=_sources(connection, customer_id, source_keys),
-            postings=_postings(connection, customer_id, keys, postings_max, names, catalogue),
+            sources=_sources(connection, head, source_keys),
+            postings=_postings(connection, customer_id, keys, postings_max, _names(held.values()), catalogue),
         )
 
 
@@ -220,32 +240,27 @@ def _snapshot(connection: Connection) -> Connection:
 # -- grants --
 
 _GRANTS = text("""
-SELECT phase, set_by, granted, available, held, used, expired, revoked, moved, terms
+SELECT phase, set_by, granted, available, held, used, expired, revoked, moved, short, terms
 FROM "grant"
 WHERE customer_id = :customer_id
   AND entitlement = :entitlement
 ORDER BY phase IN ('pending', 'active', 'ending') DESC, effective_at DESC, grant_id
 LIMIT :grants_max
 """)
+_GIVERS = text("""
+SELECT grant_id, customer_id
+FROM "grant"
+WHERE customer_id = ANY(:customer_ids)
+  AND grant_id = ANY(:grant_ids)
+""")
 _TERMS = msgspec.msgpack.Decoder(GrantTerms)
-_SKUS_NAMED_MAX = 5
 
 
-def _entitlement(
-    connection: Connection,
-    customer_id: str,
-    key: str,
-    book: Book | None,
-    catalogue: Catalogue,
-    as_of: datetime,
-) -> ExplainedEntitlement:
-    entitlement = catalogue.entitlements[key]
-    if book is None:
-        book = Book(entitlement, Account(entitlement=key), ())
-    rows = connection.execute(_GRANTS, {"customer_id": customer_id, "entitlement": key, "grants_max": GRANTS_MAX}).all()
-    stored = [
+def _grants(connection: Connection, customer_id: str, entitlement: str) -> list[Grant]:
+    asked = {"customer_id": customer_id, "entitlement": entitlement, "grants_max": GRANTS_MAX}
+    return [
         Grant(
-            terms=_TERMS.decode(row[9]),
+            terms=_TERMS.decode(row[10]),
             phase=Phase(row[0]),
             set_by=row[1],
             granted=row[2],
@@ -255,23 +270,59 @@ def _entitlement(
             expired=row[6],
             revoked=row[7],
             moved=row[8],
+            short=row[9],
         )
-        for row in rows
+        for row in connection.execute(_GRANTS, asked).all()
     ]
+
+
+def _givers(connection: Connection, head: CustomerHead, held: Iterable[Sequence[Grant]]) -> dict[UUID, str]:
+    """Whose the grants are that children by transfer come from, by grant id: customers that this one is tied to."""
+    children = [grant.terms for grants in held for grant in grants if grant.terms.origin is Origin.TRANSFER]
+    parents = sorted({terms.parent for terms in children if terms.parent is not None})
+    if not parents:
+        return {}
+    asked = {"customer_ids": list(head.linked), "grant_ids": parents}
+    return {row[0]: row[1] for row in connection.execute(_GIVERS, asked)}
+
+
+def _names(held: Iterable[Sequence[Grant]]) -> dict[UUID, str]:
+    """How each grant is called, and each that units went on to at another customer."""
+    names: dict[UUID, str] = {}
+    for terms in (grant.terms for grants in held for grant in grants):
+        names[terms.grant_id] = name_of(terms)
+        if terms.moves_to is not None and terms.rolls_into is not None:
+            names[terms.rolls_into] = f"customer {terms.moves_to}"
+    return names
+
+
+def _entitlement(
+    entitlement: Entitlement,
+    book: Book | None,
+    held: Sequence[Grant],
+    givers: Mapping[UUID, str],
+    catalogue: Catalogue,
+    as_of: datetime,
+) -> ExplainedEntitlement:
+    if book is None:
+        book = Book(entitlement, Account(entitlement=entitlement.key), ())
     # What is due was passed in the book and is perhaps not booked: of open grants the book knows better.
     present = {grant_id: grant.value() for grant_id, grant in book.grants.items()}
-    grants = {grant.terms.grant_id: present.get(grant.terms.grant_id, grant) for grant in stored}
-    decision = picture(book, as_of)
+    grants = {grant.terms.grant_id: present.get(grant.terms.grant_id, grant) for grant in held}
+    decision = picture(book)
     return ExplainedEntitlement(
         decision=decision,
         name=entitlement.name,
         unit=entitlement.unit,
-        grants=tuple(_explained_grants(book, grants, as_of)),
-        would_allow=_would_allow(decision, entitlement, catalogue),
+        grants=tuple(_explained_grants(book, grants, givers, as_of)),
+        would_allow=would_allow(decision, entitlement, catalogue),
+        upcoming=tuple(_upcoming(decision, entitlement)),
     )
 
 
-def _explained_grants(book: Book, grants: Mapping[UUID, Grant], as_of: datetime) -> Iterable[ExplainedGrant]:
+def _explained_grants(
+    book: Book, grants: Mapping[UUID, Grant], givers: Mapping[UUID, str], as_of: datetime
+) -> Iterable[ExplainedGrant]:
     order = [grant.terms.grant_id for grant in book.active]
     coming = [grant for grant in grants.values() if grant.phase is Phase.PENDING]
     over = [grant for grant in grants.values() if grant.phase in {Phase.ENDED, Phase.ENDING}]
@@ -280,39 +331,27 @@ def _explained_grants(book: Book, grants: Mapping[UUID, Grant], as_of: datetime)
     over.sort(key=lambda grant: (_end_of(grant), grant.terms.grant_id.bytes), reverse=True)
     is_next_found = False
     for grant in (*(grants[grant_id] for grant_id in order if grant_id in grants), *coming, *over, *void):
-        verdict = _verdict(grant, as_of)
+        verdict = verdict_of(grant, as_of)
         if verdict is GrantVerdict.BURNING_NEXT and is_next_found:
             verdict = GrantVerdict.BURNING_LATER
         is_next_found = is_next_found or verdict is GrantVerdict.BURNING_NEXT
-        yield _explained_grant(grant, verdict, book.entitlement)
+        yield _explained_grant(grant, verdict, book.entitlement, givers, as_of)
 
 
 def _end_of(grant: Grant) -> datetime:
     return grant.terms.expires_at or grant.terms.effective_at
 
 
-def _verdict(grant: Grant, as_of: datetime) -> GrantVerdict:
-    if grant.phase is Phase.VOID:
-        return GrantVerdict.VOID
-    if grant.phase is Phase.PENDING:
-        return GrantVerdict.NOT_YET_BEGUN
-    if grant.phase is not Phase.ACTIVE:
-        return GrantVerdict.ENDED
-    if is_suspended(grant.terms, as_of):
-        return GrantVerdict.SUSPENDED
-    if grant.terms.amount is None:
-        return GrantVerdict.IN_FORCE
-    if grant.available:
-        return GrantVerdict.BURNING_NEXT
-    return GrantVerdict.REVOKED if grant.revoked and grant.revoked == grant.granted else GrantVerdict.USED_UP
-
-
-def _explained_grant(grant: Grant, verdict: GrantVerdict, entitlement: Entitlement) -> ExplainedGrant:
+def _explained_grant(
+    grant: Grant, verdict: GrantVerdict, entitlement: Entitlement, givers: Mapping[UUID, str], as_of: datetime
+) -> ExplainedGrant:
     terms = grant.terms
     return ExplainedGrant(
         grant_id=terms.grant_id,
+        parent=terms.parent,
         verdict=verdict,
-        words=_verdict_words(grant, verdict, entitlement),
+        words=grant_words(grant, verdict, entitlement, as_of),
+        comes_from=origin_words(terms, None if terms.parent is None else givers.get(terms.parent)),
         source_key=terms.source_key,
         line_id=terms.line_id,
         sku=terms.sku,
@@ -330,78 +369,50 @@ def _explained_grant(grant: Grant, verdict: GrantVerdict, entitlement: Entitleme
         expired=grant.expired,
         revoked=grant.revoked,
         moved=grant.moved,
-        cuts=tuple(
-            f"{cut.cut_id} asks for up to {_units(cut.units, entitlement)} at {_instant(cut.at)} ({cut.policy})"
-            for cut in terms.cuts
-        ),
+        short=grant.short,
+        cuts=tuple(cut_words(cut, entitlement) for cut in terms.cuts),
     )
 
 
-def _verdict_words(grant: Grant, verdict: GrantVerdict, entitlement: Entitlement) -> str:
-    terms = grant.terms
-    until = "without end" if terms.expires_at is None else f"until {_instant(terms.expires_at)}"
-    causes = ", ".join(cut.cut_id for cut in terms.cuts)
-    words = {
-        GrantVerdict.VOID: "undone by a correction",
-        GrantVerdict.NOT_YET_BEGUN: f"begins at {_instant(terms.effective_at)}",
-        GrantVerdict.ENDED: f"ended at {_instant(_end_of(grant))}",
-        GrantVerdict.SUSPENDED: "suspended by " + ", ".join(each.cause for each in terms.suspensions),
-        GrantVerdict.IN_FORCE: f"in force {until}",
-        GrantVerdict.REVOKED: f"revoked by {causes}" if causes else "revoked",
-        GrantVerdict.USED_UP: f"used up, {until}",
-        GrantVerdict.BURNING_NEXT: f"burning next, {_units(grant.available, entitlement)} left {until}",
-        GrantVerdict.BURNING_LATER: f"burning after those above, {_units(grant.available, entitlement)} left {until}",
-    }[verdict]
-    if verdict is GrantVerdict.REVOKED:
-        return words
-    parts = [words]
-    if grant.expired:
-        parts.append(f"{_units(grant.expired, entitlement)} expired")
-    if grant.revoked and verdict is not GrantVerdict.VOID:
-        parts.append(f"{_units(grant.revoked, entitlement)} revoked by {causes}" if causes else "units revoked")
-    return ", ".join(parts)
+class _Coming(msgspec.Struct, frozen=True):
+    """One of what a picture says is to come."""
+
+    at: datetime
+    what: str
+    units: int | None = None
 
 
-def _would_allow(decision: EntitlementPicture, entitlement: Entitlement, catalogue: Catalogue) -> str | None:
-    if decision.allowed:
-        return None
-    skus = sorted(
-        sku
-        for sku, versions in catalogue.offers.items()
-        if any(allowance.entitlement == entitlement.key for allowance in versions[-1].allowances)
-    )
-    named = ", ".join(skus[:_SKUS_NAMED_MAX]) + (" and others" if len(skus) > _SKUS_NAMED_MAX else "")
-    bought = f"a purchase that gives it: {named}" if skus else "an offer that gives it: no product does"
-    match AccessReason(decision.reason):
-        case AccessReason.NOT_YET_ACTIVE:
-            begins = "its begin" if decision.starts_at is None else f"its begin at {_instant(decision.starts_at)}"
-            return f"{begins}, or {bought}"
-        case AccessReason.IN_DEBT:
-            return f"{_units(decision.debt or 0, entitlement)} owed, to be paid by the next grant: {bought}"
-        case AccessReason.SUSPENDED:
-            return "the end of what suspends it"
-        case AccessReason.EXHAUSTED | AccessReason.REVOKED | AccessReason.EXPIRED | AccessReason.NOT_ENTITLED:
-            return bought
-        case AccessReason.ALLOWED:
-            return None
+_COMING = msgspec.json.Decoder(tuple[_Coming, ...])
+
+
+def _upcoming(decision: EntitlementPicture, entitlement: Entitlement) -> Iterable[ExplainedUpcoming]:
+    for one in () if decision.upcoming is None else _COMING.decode(decision.upcoming):
+        words = upcoming_words(one.at, one.what, one.units, entitlement)
+        yield ExplainedUpcoming(at=one.at, what=one.what, words=words)
 
 
 # -- events --
 
 _EVENTS_OF_SOURCES = text("""
-SELECT source_key, event_source, event_id, type, occurred_at, recorded_at, outcome, topic, partition, "offset"
+SELECT source_key, NULLIF(customer_id, :customer_id), event_source, event_id, type, occurred_at, recorded_at, outcome,
+       topic, partition, "offset"
 FROM event
-WHERE customer_id = :customer_id
+WHERE customer_id = ANY(:customer_ids)
   AND source_key = ANY(:source_keys)
 ORDER BY recorded_at DESC
 LIMIT :events_max
 """)
 
 
-def _sources(connection: Connection, customer_id: str, source_keys: Sequence[str]) -> tuple[ExplainedSource, ...]:
+def _sources(connection: Connection, head: CustomerHead, source_keys: Sequence[str]) -> tuple[ExplainedSource, ...]:
     rows = connection.execute(
         _EVENTS_OF_SOURCES,
-        {"customer_id": customer_id, "source_keys": list(source_keys), "events_max": EVENTS_MAX},
+        {
+            "customer_id": head.customer_id,
+            "customer_ids": [head.customer_id, *head.linked],
+            "source_keys": list(source_keys),
+            "events_max": EVENTS_MAX,
+        },
     ).all()
     told: dict[str, list[EventTold]] = {key: [] for key in source_keys}
     for row in reversed(rows):
@@ -411,15 +422,16 @@ def _sources(connection: Connection, customer_id: str, source_keys: Sequence[str
 
 def _event(row: Sequence[Any]) -> EventTold:
     return EventTold(
-        event_source=row[0],
-        event_id=row[1],
-        type=row[2],
-        occurred_at=row[3],
-        recorded_at=row[4],
-        outcome=row[5],
-        topic=row[6],
-        partition=row[7],
-        offset=row[8],
+        told_to=row[0],
+        event_source=row[1],
+        event_id=row[2],
+        type=row[3],
+        occurred_at=row[4],
+        recorded_at=row[5],
+        outcome=row[6],
+        topic=row[7],
+        partition=row[8],
+        offset=row[9],
     )
 
 
@@ -427,10 +439,12 @@ def _event(row: Sequence[Any]) -> EventTold:
 
 _POSTINGS = text("""
 SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
-       event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at, event.outcome, event.topic,
-       event.partition, event."offset"
+       posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
+       event.outcome, event.topic, event.partition, event."offset"
 FROM posting
-LEFT JOIN event ON event.customer_id = posting.customer_id AND event.event_key = posting.event_key
+LEFT JOIN event
+    ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
+    AND event.event_key = posting.event_key
 WHERE posting.customer_id = :customer_id
   AND EXISTS (
       SELECT FROM entry
@@ -472,15 +486,12 @@ def _postings(
     event_ids = {row[0]: row[1] for row in used}
     entries: dict[int, list[ExplainedEntry]] = {row[0]: [] for row in postings}
     for number, entitlement, kind, units, at, grant_id, usage_key, cut_id, sets_terms in rows:
-        words = _entry_words(
-            Kind(kind),
-            units,
+        words = entry_words(
+            Line(Kind(kind), at, grant_id, usage_key, cut_id, units),
             catalogue.entitlements[entitlement],
-            at=_instant(at),
-            grant=names.get(grant_id, f"grant {grant_id}"),
-            usage=event_ids.get(usage_key, str(usage_key)),
-            cut=cut_id or "",
             sets_terms=sets_terms,
+            names=names,
+            usages=event_ids,
         )
         entries[number].append(
             ExplainedEntry(entitlement=entitlement, kind=kind, units=units, at=at, grant_id=grant_id, words=words)
@@ -489,7 +500,7 @@ def _postings(
         ExplainedPosting(
             number=row[0],
             recorded_at=row[1],
-            cause=None if row[5] is None else _event(row[5:]),
+            cause=None if row[6] is None else _event(row[5:]),
             catalogue_version=row[2],
             rules_version=row[3],
             hash=row[4],
@@ -497,43 +508,3 @@ def _postings(
         )
         for row in postings
     )
-
-
-def _entry_words(
-    kind: Kind,
-    units: int,
-    entitlement: Entitlement,
-    *,
-    at: str,
-    grant: str,
-    usage: str,
-    cut: str,
-    sets_terms: bool,
-) -> str:
-    """A line as a sentence; what a correction takes back is said as such."""
-    if kind is Kind.GRANTED and not units:
-        return f"the terms of {grant} are set" if sets_terms else f"nothing changes of {grant}"
-    amount = _units(abs(units), entitlement)
-    words = {
-        Kind.GRANTED: f"{amount} granted from {at} by {grant}",
-        Kind.BURN: f"{amount} used at {at} ({usage}), covered by {grant}",
-        Kind.OVERAGE: f"{amount} used at {at} ({usage}), covered by nothing",
-        Kind.REVOKE: f"{amount} of {grant} taken back at {at} by {cut}",
-        Kind.EXPIRE: f"{amount} of {grant} expired at {at}",
-        Kind.REVOKE_EXPIRED: f"{amount} of {grant} that had expired taken back at {at} by {cut}",
-        Kind.DEBT: f"{amount} of {grant} that were used ({usage}) taken back at {at} by {cut}, and owed",
-        Kind.FORGIVE: f"{amount} of {grant} that were used ({usage}) taken back at {at} by {cut}, and forgiven",
-        Kind.PAY_DEBT: f"{amount} owed since {cut} ({usage}) paid at {at} by {grant}",
-        Kind.PAY_OVERAGE: f"{amount} of overage ({usage}) paid at {at} by {grant}",
-    }[kind]
-    return words if units > 0 else f"corrected, no longer so: {words}"
-
-
-def _units(units: int, entitlement: Entitlement) -> str:
-    if entitlement.type is not EntitlementType.QUOTA or not entitlement.unit:
-        return str(units)
-    return f"{units:,} {entitlement.unit}{'' if units == 1 else 's'}"
-
-
-def _instant(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M:%S}Z"

@@ -1,0 +1,255 @@
+"""The sentences in which a grant, a line of a posting and an answer are explained to people.
+
+Values in, words out; what is read from the database to say them is `customer`'s matter.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from ledger_worker.domain.access import AccessReason
+from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
+from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase
+from ledger_worker.domain.settlement import is_open, is_suspended
+
+__all__ = [
+    "GrantVerdict",
+    "cause_words",
+    "cut_words",
+    "entry_words",
+    "grant_words",
+    "name_of",
+    "origin_words",
+    "upcoming_words",
+    "verdict_of",
+    "would_allow",
+]
+
+
+class GrantVerdict(StrEnum):
+    """What one grant does for the customer now; the first that is true."""
+
+    VOID = "void"
+    """A correction undid it: it never was."""
+    NOT_YET_BEGUN = "not_yet_begun"
+    NOTHING_RECEIVED = "nothing_received"
+    """It is there for what another grant leaves, and that left nothing."""
+    ENDED = "ended"
+    SUSPENDED = "suspended"
+    IN_FORCE = "in_force"
+    """It gives access, or units without a limit."""
+    REVOKED = "revoked"
+    """It runs, but all its units were taken back."""
+    USED_UP = "used_up"
+    BURNING_NEXT = "burning_next"
+    """The next unit is taken from it."""
+    BURNING_LATER = "burning_later"
+    """It has units, which others are burnt before."""
+
+
+def verdict_of(grant: Grant, as_of: datetime) -> GrantVerdict:
+    """What the grant does at `as_of`, where nothing burns before it."""
+    if grant.phase is Phase.VOID:
+        return GrantVerdict.VOID
+    if grant.phase is Phase.PENDING:
+        return GrantVerdict.NOT_YET_BEGUN
+    if grant.terms.parent is not None and grant.terms.amount is not None and not grant.granted:
+        return GrantVerdict.NOTHING_RECEIVED
+    if grant.phase is not Phase.ACTIVE:
+        return GrantVerdict.ENDED
+    if is_suspended(grant.terms, as_of):
+        return GrantVerdict.SUSPENDED
+    if grant.terms.amount is None:
+        return GrantVerdict.IN_FORCE
+    if grant.available:
+        return GrantVerdict.BURNING_NEXT
+    return GrantVerdict.REVOKED if grant.revoked and grant.revoked == grant.granted else GrantVerdict.USED_UP
+
+
+def grant_words(grant: Grant, verdict: GrantVerdict, entitlement: Entitlement, as_of: datetime) -> str:
+    """What the grant does, and where those of its units are that it no longer has."""
+    terms = grant.terms
+    until = "without end" if terms.expires_at is None else f"until {_instant(terms.expires_at)}"
+    causes = ", ".join(cut.cut_id for cut in terms.cuts)
+    words = {
+        GrantVerdict.VOID: "undone by a correction",
+        GrantVerdict.NOT_YET_BEGUN: f"begins at {_instant(terms.effective_at)}",
+        GrantVerdict.NOTHING_RECEIVED: "nothing was left for it",
+        GrantVerdict.ENDED: f"ended at {_instant(terms.expires_at or terms.effective_at)}",
+        GrantVerdict.SUSPENDED: f"suspended by {_suspension_words(terms, as_of)}",
+        GrantVerdict.IN_FORCE: f"in force {until}",
+        GrantVerdict.REVOKED: f"revoked by {causes}" if causes else "revoked",
+        GrantVerdict.USED_UP: f"used up, {until}",
+        GrantVerdict.BURNING_NEXT: f"burning next, {_units(grant.available, entitlement)} left {until}",
+        GrantVerdict.BURNING_LATER: f"burning after those above, {_units(grant.available, entitlement)} left {until}",
+    }[verdict]
+    if verdict is GrantVerdict.REVOKED:
+        return words
+    parts = [words]
+    if verdict is GrantVerdict.SUSPENDED and grant.available:
+        parts.append(f"{_units(grant.available, entitlement)} left {until}")
+    if grant.moved:
+        to = "to the grants that follow it" if terms.moves_to is None else f"to customer {terms.moves_to}"
+        parts.append(f"{_units(grant.moved, entitlement)} went on {to}")
+    if grant.expired:
+        parts.append(f"{_units(grant.expired, entitlement)} expired")
+    if grant.revoked and verdict is not GrantVerdict.VOID:
+        parts.append(f"{_units(grant.revoked, entitlement)} revoked by {causes}" if causes else "units revoked")
+    if grant.short:
+        parts.append(
+            f"over-allocated by {_units(grant.short, entitlement)}, which were used before they were taken back"
+        )
+    return ", ".join(parts)
+
+
+def origin_words(terms: GrantTerms, giver: str | None) -> str | None:
+    """Where the units of a child come from, of a transfer from the customer `giver`; None of a grant by its source."""
+    match terms.origin:
+        case None:
+            return None
+        case Origin.ROLLOVER:
+            return f"rolled over from what ended at {_instant(terms.effective_at)}"
+        case Origin.TRANSFER:
+            return f"transferred from {'another customer' if giver is None else f'customer {giver}'}"
+        case Origin.REGRANT:
+            return "granted once more, for usage that was reversed after its grant had ended"
+
+
+def name_of(terms: GrantTerms) -> str:
+    """How a grant is called in a sentence: its product and its source, or only that where a person gave it."""
+    called = f"{terms.sku} of {terms.source_key}" if terms.sku else terms.source_key
+    match terms.origin:
+        case None:
+            return called
+        case Origin.ROLLOVER:
+            return f"{called} (rolled over)"
+        case Origin.TRANSFER:
+            return f"{called} (transferred)"
+        case Origin.REGRANT:
+            return f"{called} (granted once more)"
+
+
+def cause_words(cause: str) -> str:
+    """What suspends a grant: a pause, a dispute, or a payment that is due."""
+    if cause == "payment":
+        return "a payment that failed"
+    kind, _, name = cause.partition("/")
+    return f"{kind} {name}"
+
+
+def cut_words(cut: Cut, entitlement: Entitlement) -> str:
+    """What a cut takes, when and how."""
+    at = _instant(cut.at)
+    if cut.policy is CutPolicy.OPENING:
+        return f"{cut.cut_id} takes as many as were used of the plan before it, at {at}"
+    beyond = "" if cut.beyond is None else ", of which those that went on to another customer are taken there"
+    return f"{cut.cut_id} asks for up to {_units(cut.units, entitlement)} at {at} ({cut.policy}){beyond}"
+
+
+def upcoming_words(at: datetime, what: str, units: int | None, entitlement: Entitlement) -> str:
+    """What is known to happen, from the closed list of a picture's `upcoming`."""
+    of = "" if units is None else f" of {_units(units, entitlement)}"
+    words = {
+        "begins": f"a grant{of} begins",
+        "suspended": "a grant is suspended",
+        "lifted": "a suspension is lifted",
+        "cut": "units are taken back",
+    }
+    return f"{words.get(what, what)} at {_instant(at)}"
+
+
+def would_allow(decision: EntitlementPicture, entitlement: Entitlement, catalogue: Catalogue) -> str | None:
+    """What has to happen where the answer is no; None where it is yes."""
+    if decision.allowed:
+        return None
+    skus = sorted(
+        sku
+        for sku, versions in catalogue.offers.items()
+        if any(allowance.entitlement == entitlement.key for allowance in versions[-1].allowances)
+    )
+    named = ", ".join(skus[:_SKUS_NAMED_MAX]) + (" and others" if len(skus) > _SKUS_NAMED_MAX else "")
+    bought = f"a purchase that gives it: {named}" if skus else "an offer that gives it: no product does"
+    match AccessReason(decision.reason):
+        case AccessReason.NOT_YET_ACTIVE:
+            begins = "its begin" if decision.starts_at is None else f"its begin at {_instant(decision.starts_at)}"
+            return f"{begins}, or {bought}"
+        case AccessReason.IN_DEBT:
+            return f"{_units(decision.debt or 0, entitlement)} owed, to be paid by the next grant: {bought}"
+        case AccessReason.SUSPENDED:
+            return f"the end of what suspends it: {_all_of(map(cause_words, decision.suspension_causes or ()))}"
+        case AccessReason.EXHAUSTED | AccessReason.REVOKED | AccessReason.EXPIRED | AccessReason.NOT_ENTITLED:
+            return bought
+        case AccessReason.ALLOWED:
+            return None
+
+
+def entry_words(
+    line: Line,
+    entitlement: Entitlement,
+    *,
+    sets_terms: bool,
+    names: Mapping[UUID, str],
+    usages: Mapping[UUID, str],
+) -> str:
+    """A line as a sentence; what a correction takes back is said as such.
+
+    `names` are those of grants by id, `usages` the event ids of usage by its key.
+    """
+    grant = _grant_name(line.grant_id, names)
+    if line.kind is Kind.GRANTED and not line.units:
+        return f"the terms of {grant} are set" if sets_terms else f"nothing changes of {grant}"
+    at, amount, cut = _instant(line.at), _units(abs(line.units), entitlement), line.cut_id or ""
+    usage = "" if line.usage_key is None else usages.get(line.usage_key, str(line.usage_key))
+    receiver = _receiver_name(cut, names) if line.kind is Kind.MOVE else ""
+    words = {
+        Kind.GRANTED: f"{amount} granted from {at} by {grant}",
+        Kind.BURN: f"{amount} used at {at} ({usage}), covered by {grant}",
+        Kind.OVERAGE: f"{amount} used at {at} ({usage}), covered by nothing",
+        Kind.REVOKE: f"{amount} of {grant} taken back at {at} by {cut}",
+        Kind.EXPIRE: f"{amount} of {grant} expired at {at}",
+        Kind.REVOKE_EXPIRED: f"{amount} of {grant} that had expired taken back at {at} by {cut}",
+        Kind.DEBT: f"{amount} of {grant} that were used ({usage}) taken back at {at} by {cut}, and owed",
+        Kind.FORGIVE: f"{amount} of {grant} that were used ({usage}) taken back at {at} by {cut}, and forgiven",
+        Kind.PAY_DEBT: f"{amount} owed since {cut} ({usage}) paid at {at} by {grant}",
+        Kind.PAY_OVERAGE: f"{amount} of overage ({usage}) paid at {at} by {grant}",
+        Kind.MOVE: f"{amount} of {grant} went on at {at} to {receiver}",
+        Kind.RECEIVE: f"{amount} received at {at} by {grant}",
+    }[line.kind]
+    return words if line.units > 0 else f"corrected, no longer so: {words}"
+
+
+_SKUS_NAMED_MAX = 5
+
+
+def _suspension_words(terms: GrantTerms, as_of: datetime) -> str:
+    return _all_of(
+        f"{cause_words(one.cause)} since {_instant(one.starts_at)}"
+        + ("" if one.ends_at is None else f" until {_instant(one.ends_at)}")
+        for one in terms.suspensions
+        if is_open(one, as_of)
+    )
+
+
+def _all_of(parts: Iterable[str]) -> str:
+    return " and ".join(parts)
+
+
+def _receiver_name(cut_id: str, names: Mapping[UUID, str]) -> str:
+    """The grant that a line of moved units goes to: `to/ID`."""
+    return _grant_name(UUID(cut_id.removeprefix("to/")), names)
+
+
+def _grant_name(grant_id: UUID | None, names: Mapping[UUID, str]) -> str:
+    return "nothing" if grant_id is None else names.get(grant_id, f"grant {grant_id}")
+
+
+def _units(units: int, entitlement: Entitlement) -> str:
+    if entitlement.type is not EntitlementType.QUOTA or not entitlement.unit:
+        return str(units)
+    return f"{units:,} {entitlement.unit}{'' if units == 1 else 's'}"
+
+
+def _instant(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S}Z"
