@@ -99,7 +99,8 @@ class _Chain:
         event, told_to = self._cause_of(row)
         if event is None:
             whose = "" if row.told_to is None else f" of {row.told_to}"
-            self._is_wrong(_name(row), f"its event {row.event_key} is not in the inbox{whose}")
+            untied = "" if row.told_to is None or row.told_to in self._members else ", to whom no row ties the customer"
+            self._is_wrong(_name(row), f"its event {row.event_key} is not in the inbox{whose}{untied}")
             return
         names = ("content_hash", "recorded_at", "told_to")
         stored = (row.content_hash, row.recorded_at, row.told_to)
