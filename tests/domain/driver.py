@@ -6,7 +6,7 @@ that rules can be tried thousands of times a second. It is a way to call pure fu
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
@@ -129,7 +129,7 @@ class World:
         except HistoryNeeded:
             book = Book(policy, account, (), self.history_of(customer_id, entitlement))
             settle_due(book, at)
-        return picture(book, at)
+        return picture(book)
 
     def history_of(self, customer_id: str, entitlement: str) -> History:
         """Everything the account ever saw, its booked lines summed by identity."""
@@ -198,7 +198,7 @@ class World:
         return group
 
     def _loaded(
-        self, histories: Mapping[tuple[str, str], History], group: Iterable[str], told: Sequence[Told]
+        self, histories: Mapping[tuple[str, str], History], group: Collection[str], told: Sequence[Told]
     ) -> Loaded:
         transferred = {
             source_key(one.event.fact)
@@ -208,7 +208,8 @@ class World:
         awaiting: dict[str, list[Event]] = {key: [] for key in transferred}
         for decided in self.inbox.values():
             fact = decided.event.fact
-            if isinstance(fact, SourceFact) and decided.outcome is Outcome.AWAITING_TRANSFER:
+            is_of_group = decided.event.customer_id in group
+            if is_of_group and isinstance(fact, SourceFact) and decided.outcome is Outcome.AWAITING_TRANSFER:
                 key = source_key(fact)
                 is_in = any(placed.event_id == decided.event.event_id for _, placed in self._facts_of(key))
                 if key in transferred and not is_in:

@@ -170,13 +170,15 @@ def any_world(integer: Integer, facts_max: int, *, with_merges: bool) -> History
     customers = CUSTOMERS[: integer(2, 3)]
     owners: dict[str, list[str]] = {}
     merged: dict[str, str] = {}
+    moved: dict[str, datetime] = {}
     facts: list[tuple[Event, datetime]] = []
     for place in range(max(integer(1, facts_max), integer(1, facts_max))):
         event, arrived_at = any_event(integer, place, course)
         which = integer(0, 11)
         transferable = sorted(source for source in owners if not source.startswith("assignment/"))
         if which <= 1 and transferable:
-            event = transferred(integer, event, pick(integer, *transferable), customers, owners, merged)
+            event = transferred(integer, event, pick(integer, *transferable), customers, owners, merged, moved)
+            arrived_at = max(arrived_at, event.occurred_at)
         elif which == 2 and with_merges and len(merged) < len(customers) - 1 and integer(0, 1):
             event = merge(integer, event, customers, merged)
             arrived_at = max(arrived_at, event.occurred_at)
@@ -213,22 +215,23 @@ def transferred(
     customers: Sequence[str],
     owners: dict[str, list[str]],
     merged: dict[str, str],
+    moved: dict[str, datetime],
 ) -> Event:
-    """A source goes to another customer; now and then somebody gives what was never theirs."""
+    """A source goes from its owner to another customer."""
     kind, _, key = source.partition("/")
     owned = owners[source]
-    giver = pick(integer, *[owned[-1]] * 8, pick(integer, *customers))
+    giver = owned[-1]
     receiver = pick(integer, *[one for one in customers if one != giver])
-    if giver == owned[-1]:
-        owned.append(merged.get(receiver, receiver))
+    owned.append(merged.get(receiver, receiver))
+    # Each is later than the one before it: which of two that contradict each other counts depends on arrival.
+    moved[source] = max(event.occurred_at, moved.get(source, START) + TICK)
     transfer_id = f"t-{event.event_id}"
     fact = (
         PurchaseTransferred(order_id=key, transfer_id=transfer_id, to_customer_id=receiver)
         if kind == "order"
         else SubscriptionTransferred(subscription_id=key, transfer_id=transfer_id, to_customer_id=receiver)
     )
-    version = event.source_version if isinstance(event.fact, SourceFact) else None
-    return msgspec.structs.replace(event, customer_id=giver, fact=fact, source_version=version)
+    return msgspec.structs.replace(event, customer_id=giver, fact=fact, source_version=None, occurred_at=moved[source])
 
 
 def merge(integer: Integer, event: Event, customers: Sequence[str], merged: dict[str, str]) -> Event:

@@ -165,7 +165,8 @@ def _in_force(book: Book) -> _Force:
 
 def _causes(book: Book) -> tuple[str, ...] | None:
     """What suspends active grants now, each cause once; None when nothing does."""
-    return tuple(sorted({cause for grant in book.active for cause in book.open_causes(grant)})) or None
+    active = [grant for grant in book.active if not grant.is_empty_child]
+    return tuple(sorted({cause for grant in active for cause in book.open_causes(grant)})) or None
 
 
 def _upcoming(book: Book) -> str | None:

@@ -66,11 +66,7 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
         if owner == _then(giver, merges, at) and owner != to:
             chain.append(Holding(to, at, transfer_id))
     _merge(chain, merges, None)
-    return tuple(
-        holding
-        for holding, after in zip(chain, [*chain[1:], None], strict=True)
-        if after is None or holding.since is None or holding.since != after.since
-    )
+    return _without_detours(chain)
 
 
 def holds(grants: Sequence[GrantTerms], chain: Sequence[Holding]) -> tuple[Held, ...]:
@@ -81,6 +77,17 @@ def holds(grants: Sequence[GrantTerms], chain: Sequence[Holding]) -> tuple[Held,
         held = _Parting(chain).part(grants)
     held.sort(key=_id_bytes)
     return tuple(held)
+
+
+def _without_detours(chain: Sequence[Holding]) -> tuple[Holding, ...]:
+    """Of the owners since one instant the last, if that is somebody else than the one before at all."""
+    kept: list[Holding] = []
+    for holding in chain:
+        if len(kept) > 1 and kept[-1].since == holding.since:
+            kept.pop()
+        if not kept or kept[-1].customer_id != holding.customer_id:
+            kept.append(holding)
+    return tuple(kept)
 
 
 def _merge(chain: list[Holding], merges: Merges, until: datetime | None) -> None:
@@ -122,7 +129,7 @@ class _Parting:
 
     def _parts_of(self, grant: GrantTerms) -> list[Held]:
         start, end = grant.effective_at, grant.expires_at
-        first = max(place for place, one in enumerate(self._chain) if one.since is None or one.since <= start)
+        first = self._place_at(start)
         later = [one for one in self._chain[first + 1 :] if one.since is not None and (end is None or one.since < end)]
         borders = [start, *(one.since for one in later if one.since is not None)]
         holders = [self._chain[first].customer_id, *(one.customer_id for one in later)]
@@ -131,6 +138,9 @@ class _Parting:
             ids.append(child_id(ids[-1], Origin.TRANSFER, one.cause))
         root_at = grant.root_at or start
         parts = []
+        child = self._rolls_into(grant, ids[-1])
+        # Where the source moves at the very end, the next period is the receiver's: nothing rolls over between customers.
+        rolls = child is not None and end is not None and self._holder_at(end) == holders[-1]
         for place, holder in enumerate(holders):
             until = borders[place + 1] if place + 1 < len(borders) else end
             is_last = place + 1 == len(holders)
@@ -154,13 +164,19 @@ class _Parting:
                         parent=ids[place - 1] if is_child else grant.parent,
                         origin=Origin.TRANSFER if is_child else grant.origin,
                         root_at=root_at if is_child else grant.root_at,
-                        rolls_into=self._rolls_into(grant, ids[place]) if is_last else ids[place + 1],
-                        rollover_max=grant.rollover_max if is_last else None,
+                        rolls_into=ids[place + 1] if not is_last else child if rolls else None,
+                        rollover_max=grant.rollover_max if is_last and rolls else None,
                         moves_to=None if is_last else holders[place + 1],
                     ),
                 )
             )
         return parts
+
+    def _place_at(self, instant: datetime) -> int:
+        return max(place for place, one in enumerate(self._chain) if one.since is None or one.since <= instant)
+
+    def _holder_at(self, instant: datetime) -> str:
+        return self._chain[self._place_at(instant)].customer_id
 
     def _rolls_into(self, grant: GrantTerms, last_id: UUID) -> UUID | None:
         """The child that the last part rolls into; it is named after that part."""

@@ -526,7 +526,8 @@ class Book:
         self.active.append(grant)
         self.active.sort(key=_burning_order)
         self.touched.add(grant.terms.grant_id)
-        self._new_stretch(at)
+        if not grant.is_empty_child:
+            self._new_stretch(at)
         return []
 
     def _end(self, grant: BookedGrant, at: datetime) -> list[Line]:
@@ -534,8 +535,9 @@ class Book:
         grant.phase = Phase.ENDED
         self.active = [other for other in self.active if other is not grant]
         self.touched.add(grant.terms.grant_id)
-        self.last_end = at
-        self._new_stretch(at)
+        if not grant.is_empty_child:
+            self.last_end = at
+            self._new_stretch(at)
         lines: list[Line] = []
         if grant.available and grant.terms.rolls_into is not None:
             lines += self._go_on(grant, at)
@@ -725,7 +727,7 @@ class Book:
             started_at, units = self.overage_since[-1]
             self.overage_since[-1] = (started_at, units + left)
         else:
-            starts = [grant.terms.effective_at for grant in self.active]
+            starts = [grant.terms.effective_at for grant in self.active if not grant.is_empty_child]
             started_at = max(starts if self.last_end is None else [*starts, self.last_end], default=usage.at)
             self.overage_since.append((started_at, left))
         if self.entitlement.overage is OveragePolicy.CARRY:

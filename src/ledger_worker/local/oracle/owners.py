@@ -88,19 +88,27 @@ def aliases_of(events: Iterable[Event]) -> Aliases:
 def folded(events: Sequence[Event], aliases: Aliases, first: str | None) -> tuple[list[Standing], Owners]:
     """The facts of a source that somebody told who owns or owned it, in their order, and its owners.
 
-    What others told awaits a transfer. `first` is whose fact came first, where that is not who told the first in order.
+    What others told awaits a transfer from or to an owner. `first` is whose fact came first, where that is not who told
+    the first in order.
     """
     told = in_true_order(events)
+    members = {first or told[0].event.customer_id}
     while True:
-        owners, members = chain(told, aliases, first)
-        left = [
-            event
-            for _, event in told
-            if event.customer_id in members or aliases.of(event.customer_id, event.occurred_at) in members
-        ]
-        if len(left) == len(told):
-            return told, owners
-        told = in_true_order(left)
+        left = in_true_order([event for _, event in told if is_of(event, members, aliases)])
+        if not left:
+            return [], Owners(next(iter(members)))
+        owners, found = chain(left, aliases, first)
+        if found <= members:
+            return left, owners
+        members |= found
+
+
+def is_of(event: Event, members: set[str], aliases: Aliases) -> bool:
+    """Whether the fact is told for one of them, or transfers the source to one."""
+    fact, at = event.fact, event.occurred_at
+    if isinstance(fact, PurchaseTransferred | SubscriptionTransferred) and fact.to_customer_id in members:
+        return True
+    return event.customer_id in members or aliases.of(event.customer_id, at) in members
 
 
 def chain(told: Sequence[Standing], aliases: Aliases, first: str | None) -> tuple[Owners, set[str]]:

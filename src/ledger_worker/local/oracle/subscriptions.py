@@ -216,10 +216,19 @@ def rolling(last: Made, period: Period, following: Sequence[Made], name: NameOfG
                 taken_back=(),
             )
             units = other.allowance.rollover_units if other.allowance else 0
-            limit = units * period.next.steps[0].quantity
+            limit = units * quantity_at_start(period.next)
             grant = grant._replace(rolls_into=child.name, rollover_max=limit)
             return last._replace(grant=grant), other._replace(grant=child)
     return None
+
+
+def quantity_at_start(period: Period) -> int:
+    """With how many the SKU begins in which the period begins, after the changes of plan of that very instant."""
+    first = period.steps[0]
+    for step in period.steps:
+        if step.at == period.start and step.sku != first.sku:
+            first = step
+    return first.quantity
 
 
 def ends_of(told: Sequence[Standing]) -> list[End]:

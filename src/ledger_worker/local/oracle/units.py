@@ -311,7 +311,8 @@ class Walk:
                 grant.move(len(grant.free), receiver)
         if terms.rolls_into and terms.rollover_max:
             child = self.grants[terms.rolls_into]
-            grant.move(terms.rollover_max - self.rolled_into(child.terms), child)
+            if child.terms.holder == terms.holder:
+                grant.move(terms.rollover_max - self.rolled_into(child.terms), child)
         # Of what came back and was used again all the same, the first reversals still get theirs.
         came_back = [unit for unit in grant.free if unit.by]
         first = sorted(grant.came_back, key=lambda one: (one.at, one.tie))
