@@ -55,7 +55,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Account, Grant, Posting
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.settlement import History
-from ledger_worker.domain.sources import SourceState, skus_of
+from ledger_worker.domain.sources import SourceState, facts_of, skus_of
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.kafka.murmur2 import murmur2
 from ledger_worker.metrics import Stage, Stages
@@ -489,7 +489,6 @@ def _load(
     pairs = _touched(groups, states, catalogue)
     accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(groups, heads))
     grants = accounts_store.read_open_grants(connection, sorted({*pairs, *accounts}))
-    awaiting = _awaiting(connection, groups)
     accounts_of: dict[str, dict[str, Account]] = {customer_id: {} for customer_id in heads}
     for (customer_id, entitlement), account in accounts.items():
         accounts_of[customer_id][entitlement] = account
@@ -507,7 +506,6 @@ def _load(
             },
             sources={key: states[key] for key in group.keys if key in states},
             claimants=claimants,
-            awaiting={key: awaiting[key] for key in group.keys if key in awaiting},
         )
         for group in groups
     ]
@@ -524,21 +522,6 @@ def _last_instant(groups: Sequence[_Group], heads: Mapping[str, CustomerHead]) -
     return max(instants, default=_BEGINNING) + recorded * timedelta(microseconds=1)
 
 
-def _awaiting(connection: Connection, groups: Sequence[_Group]) -> dict[str, list[Event]]:
-    """Facts that wait for one of the transfers in the batch."""
-    transferred = {
-        (customer_id, source_key(told.event.fact))
-        for group in groups
-        for told in group.told
-        if isinstance(told.event.fact, PurchaseTransferred | SubscriptionTransferred)
-        for customer_id in group.customer_ids
-    }
-    if not transferred:
-        return {}
-    ids, keys = sorted({pair[0] for pair in transferred}), sorted({pair[1] for pair in transferred})
-    return inbox_store.find_awaiting(connection, ids, keys)
-
-
 def _touched(
     groups: Sequence[_Group], states: Mapping[str, SourceState], catalogue: Catalogue
 ) -> list[tuple[str, str]]:
@@ -551,7 +534,7 @@ def _touched(
         skus: set[str] = set()
         entitlements: set[str] = set()
         facts = [told.event.fact for told in group.told]
-        facts += [recorded.fact for key in group.keys if key in states for _, recorded in states[key].facts]
+        facts += [fact for key in group.keys if key in states for fact in facts_of(states[key])]
         for fact in facts:
             if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned):
                 entitlements.add(fact.entitlement)

@@ -111,7 +111,7 @@ class World:
         self.customer(customer_id)
         histories: dict[tuple[str, str], History] = {}
         while True:
-            loaded = self._loaded(histories, {customer_id, *self.customers[customer_id].head.linked}, ())
+            loaded = self._loaded(histories, {customer_id, *self.customers[customer_id].head.linked})
             found = book_due(loaded, customer_id, now, self.catalogue, timeline=1, at_most=at_most)
             if not isinstance(found, NeedsHistory):
                 self._store(found)
@@ -172,7 +172,7 @@ class World:
     def _decide(self, told: Sequence[Told]) -> Decided | TooManyDue:
         histories: dict[tuple[str, str], History] = {}
         while True:
-            loaded = self._loaded(histories, self._group(told), told)
+            loaded = self._loaded(histories, self._group(told))
             found = decide(loaded, told, self.catalogue, timeline=1, usage_kept=USAGE_KEPT)
             if not isinstance(found, NeedsHistory):
                 return found
@@ -197,23 +197,7 @@ class World:
             group.update(self.customer(customer_id).head.linked)
         return group
 
-    def _loaded(
-        self, histories: Mapping[tuple[str, str], History], group: Collection[str], told: Sequence[Told]
-    ) -> Loaded:
-        transferred = {
-            source_key(one.event.fact)
-            for one in told
-            if isinstance(one.event.fact, PurchaseTransferred | SubscriptionTransferred)
-        }
-        awaiting: dict[str, list[Event]] = {key: [] for key in transferred}
-        for decided in self.inbox.values():
-            fact = decided.event.fact
-            is_of_group = decided.event.customer_id in group
-            if is_of_group and isinstance(fact, SourceFact) and decided.outcome is Outcome.AWAITING_TRANSFER:
-                key = source_key(fact)
-                is_in = any(placed.event_id == decided.event.event_id for _, placed in self._facts_of(key))
-                if key in transferred and not is_in:
-                    awaiting[key].append(decided.event)
+    def _loaded(self, histories: Mapping[tuple[str, str], History], group: Collection[str]) -> Loaded:
         return Loaded(
             customers={
                 customer_id: LoadedCustomer(
@@ -234,12 +218,7 @@ class World:
             },
             sources=self.sources,
             claimants=self.claimants,
-            awaiting=awaiting,
         )
-
-    def _facts_of(self, key: str) -> Sequence[tuple[datetime, object]]:
-        state = self.sources.get(key)
-        return () if state is None else state.facts
 
     def _store(self, decided: Decided) -> None:
         """Everything goes through the bytes that are stored."""

@@ -44,7 +44,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Held, Merges
-from ledger_worker.domain.settlement import HistoryNeeded, Transition, usage_tie
+from ledger_worker.domain.settlement import HistoryNeeded, Place, Transition, all_of, usage_tie
 from ledger_worker.domain.side import (
     MICROSECOND,
     BookedAccount,
@@ -53,8 +53,9 @@ from ledger_worker.domain.side import (
     Side,
     Told,
     entries_of,
+    told_of,
 )
-from ledger_worker.domain.sources import NO_MERGES, Folded, SourceState, fold, owners_of, refold
+from ledger_worker.domain.sources import NO_MERGES, Folded, SourceState, fold, refold
 
 __all__ = [
     "AHEAD_MAX",
@@ -85,14 +86,12 @@ DUE_MAX = 100
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision reads: every customer it may touch, and the sources that the events speak of.
 
-    `claimants` says of whom each source was first told; a source nobody was told of is missing. `awaiting` are the facts
-    kept for want of an owner, of the sources for which a transfer is told.
+    `claimants` says of whom each source was first told; a source nobody was told of is missing.
     """
 
     customers: Mapping[str, LoadedCustomer]
     sources: Mapping[str, SourceState]
     claimants: Mapping[str, str]
-    awaiting: Mapping[str, Sequence[Event]] = {}
     merges: Merges = NO_MERGES
 
 
@@ -241,10 +240,14 @@ def _reversal(fact: UsageReversed, event_source: str, event_id: str, counted_at:
 
 
 class _Effect:
-    """What one event does, by customer: entries, and the pictures to compare with, each drawn before its book changes."""
+    """What one event does, by customer: entries, and the pictures to compare with, each drawn before its book changes.
 
-    def __init__(self, now: datetime) -> None:
+    Books are settled up to `until`: the event's instant, or the place of a transition.
+    """
+
+    def __init__(self, now: datetime, until: Place | None = None) -> None:
         self.now = now
+        self.until = until or all_of(now)
         self.entries: dict[str, list[Entry]] = {}
         self.before: dict[str, dict[str, EntitlementPicture]] = {}
         self.touched: list[tuple[Side, str]] = []
@@ -272,7 +275,6 @@ class _Decision:
         self._merges = loaded.merges
         self._sides: dict[str, Side] = {}
         self._sources: dict[str, SourceState] = {}
-        self._awaiting: dict[str, list[Event]] = {key: list(events) for key, events in loaded.awaiting.items()}
         self._seen: dict[tuple[str, UUID], bytes] = {}
         self._events: list[DecidedEvent] = []
         self._duplicates: list[int] = []
@@ -297,14 +299,11 @@ class _Decision:
         sides = self._touched_by(event)
         now = max((side.last + MICROSECOND for side in sides if side.last is not None), default=told.now)
         now = max(now, told.now)
-        for side in sides:
-            count = side.due(now)
-            if count > DUE_MAX:
-                return TooManyDue(customer_id=side.customer_id, count=count, now=told.now)
-        for side in sides:
-            count = side.due(now)
-            if count:
-                now = max(now, side.book_due(now, count, self._passed) + MICROSECOND)
+        due = self._due(sides, now)
+        if len(due) > DUE_MAX:
+            return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=told.now)
+        if due:
+            now = max(now, self._pass_all(sides, due, now) + MICROSECOND)
         self._seen[event.customer_id, told.key] = told.content_hash
         self._side(event.customer_id).last = now
         fact = event.fact
@@ -322,8 +321,12 @@ class _Decision:
         return None
 
     def book_due(self, customer_id: str, now: datetime, at_most: int) -> None:
-        """Up to `at_most` transitions of the customer are booked."""
-        self._side(customer_id).book_due(now, at_most, self._passed)
+        """Up to `at_most` transitions of the customer and those tied to it are booked, the earliest first."""
+        side = self._side(customer_id)
+        sides = [self._side(each) for each in sorted((customer_id, *side.linked), key=str.encode)]
+        due = self._due(sides, now)[:at_most]
+        if due:
+            self._pass_all(sides, due, now)
 
     def decided(self) -> Decided:
         """Everything that is to be written."""
@@ -357,10 +360,8 @@ class _Decision:
 
     def _touched_by(self, event: Event) -> list[Side]:
         """The customers whose books the event may change, in key order: those it names and those tied to them."""
-        ids = {event.customer_id}
+        ids = set(_named_by(event))
         fact = event.fact
-        if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
-            ids.add(fact.to_customer_id)
         if isinstance(fact, SourceFact):
             ids.add(self._loaded.claimants.get(source_key(fact), event.customer_id))
         for customer_id in tuple(ids):
@@ -375,6 +376,57 @@ class _Decision:
         if len(tied) > 1:
             for customer_id in tied:
                 self._side(customer_id).linked = tuple(sorted(tied - {customer_id}, key=str.encode))
+
+    # -- what is due --
+
+    @staticmethod
+    def _due(sides: Sequence[Side], now: datetime) -> list[tuple[Side, Transition]]:
+        """What is due of these customers at `now`, in the order in which it happens (RULES 35)."""
+        due = [(side, transition) for side in sides for transition in side.transitions(now)]
+        due.sort(key=_due_order)
+        return due
+
+    def _pass_all(self, sides: Sequence[Side], due: Sequence[tuple[Side, Transition]], now: datetime) -> datetime:
+        """The transitions are booked, a microsecond apart, just before `now` where there is room.
+
+        What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
+        next one begins is no loss of access. Returns the last instant used.
+        """
+        instant = now - len(due) * MICROSECOND
+        last = max((side.last for side in sides if side.last is not None), default=None)
+        if last is not None:
+            instant = max(instant, last + MICROSECOND)
+        tells = {
+            _moment(side, transition): place
+            for place, (side, transition) in enumerate(due)
+            if not transition.is_payment
+        }
+        before: dict[tuple[str, str, datetime], EntitlementPicture] = {}
+        for place, (side, transition) in enumerate(due):
+            moment = _moment(side, transition)
+            was = before.setdefault(moment, side.shown(transition.entitlement))
+            if transition.is_payment:
+                was = side.shown(transition.entitlement)
+            tells_now = transition.is_payment or tells[moment] == place
+            self._pass(side, transition, instant, was if tells_now else None)
+            side.last = instant
+            instant += MICROSECOND
+        return instant - MICROSECOND
+
+    def _pass(self, side: Side, transition: Transition, now: datetime, before: EntitlementPicture | None) -> None:
+        """One transition is booked, with what moved by it to other customers; it takes an inbox row if anything was.
+
+        It is told when `before`, the picture to compare with, is given.
+        """
+        told = told_of(side.transition_event(transition), now)
+        effect = _Effect(now, transition.place)
+        effect.before[side.customer_id] = {} if before is None else {transition.entitlement: before}
+        effect.touched.append((side, transition.entitlement))
+        effect.add(side, side.pass_transition(transition))
+        if side.linked:
+            self._couple(effect)
+        if self._post(told, effect):
+            self._keep(None, told, now, Outcome.APPLIED)
 
     # -- checks --
 
@@ -437,50 +489,18 @@ class _Decision:
         event = told.event
         claimant = self._loaded.claimants.get(key, event.customer_id)
         state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState(claimant=claimant)
-        if not self._is_accepted(state, event):
-            self._awaiting.setdefault(key, []).append(event)
-            self._keep(place, told, now, Outcome.AWAITING_TRANSFER)
-            return
         folded = fold(state, event, key, self._catalogue, self._merges)
-        if isinstance(event.fact, PurchaseTransferred | SubscriptionTransferred):
-            folded = self._take_in(folded, key)
-            self._link(holding.customer_id for holding in owners_of(folded.state, self._merges))
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
+        self._link({claimant, *_named_by(event), *(holding.customer_id for holding in folded.owners)})
         effect = _Effect(now)
         self._book(folded, effect)
         self._post(told, effect)
 
-    def _is_accepted(self, state: SourceState, event: Event) -> bool:
-        """Whether the fact is of a source of its customer's, past or present; or transfers it from or to one (RULES 9)."""
-        owners = {holding.customer_id for holding in owners_of(state, self._merges)}
-        if event.customer_id in owners:
-            return True
-        fact = event.fact
-        return isinstance(fact, PurchaseTransferred | SubscriptionTransferred) and fact.to_customer_id in owners
-
-    def _take_in(self, folded: Folded, key: str) -> Folded:
-        """Facts that waited for a transfer are folded as soon as their customer is among the owners."""
-        waiting = self._awaiting.get(key, [])
-        taken: list[Event] = []
-        state = folded.state
-        while True:
-            accepted = [event for event in waiting if event not in taken and self._is_accepted(state, event)]
-            if not accepted:
-                break
-            taken += accepted
-            state = refold(state, accepted, key, self._catalogue).state
-        if not taken:
-            return folded
-        self._awaiting[key] = [event for event in waiting if event not in taken]
-        after = refold(folded.state, taken, key, self._catalogue, self._merges, self._merges)
-        outcome = Outcome.APPLIED if after.terms != folded.before else folded.outcome
-        return Folded(state=after.state, before=folded.before, terms=after.terms, outcome=outcome)
-
     def _reach(self, place: int, told: Told, fact: OfferReached, now: datetime) -> None:
         key = fact.source_key
         state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState()
-        folded = refold(state, (), key, self._catalogue, self._merges, self._merges)
+        folded = refold(state, key, self._catalogue, self._merges, self._merges)
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
         effect = _Effect(now)
@@ -490,7 +510,7 @@ class _Decision:
     def _book(self, folded: Folded, effect: _Effect) -> None:
         """The difference of the terms is in the books of whoever holds the grants, givers before receivers."""
         before, after = _by_customer(folded.before), _by_customer(folded.terms)
-        chain = [holding.customer_id for holding in owners_of(folded.state, self._merges)]
+        chain = [holding.customer_id for holding in folded.owners]
         for customer_id in dict.fromkeys((*chain, *sorted(before))):
             was, will = before.get(customer_id, {}), after.get(customer_id, {})
             changed = [grant_id for grant_id in was.keys() | will.keys() if was.get(grant_id) != will.get(grant_id)]
@@ -505,19 +525,27 @@ class _Decision:
                 effect.touch(side, entitlement)
                 old = self._with_units(side, _of(entitlement, was, changed))
                 new = self._with_units(side, _of(entitlement, will, changed))
-                lines = book.set_terms(old, new, book.posting, effect.now)
+                lines = book.set_terms(old, new, effect.until)
                 effect.add(side, entries_of(book, lines, new))
                 side.is_changed(entitlement)
         self._couple(effect)
 
     def _with_units(self, side: Side, terms: dict[UUID, GrantTerms]) -> dict[UUID, GrantTerms]:
-        """The terms of children by transfer with the units that are booked of them: their source does not know them."""
-        return {
-            grant_id: msgspec.structs.replace(one, amount=booked.terms.amount)
-            if one.receives_from_another and (booked := side.open(one.entitlement).grants.get(grant_id)) is not None
-            else one
-            for grant_id, one in terms.items()
-        }
+        """The terms of children by transfer with the units that moved to them: their source does not know how many."""
+        return {grant_id: self._with_moved(side, one) for grant_id, one in terms.items()}
+
+    def _with_moved(self, side: Side, terms: GrantTerms) -> GrantTerms:
+        if not terms.receives_from_another or terms.parent is None:
+            return terms
+        booked = side.open(terms.entitlement).grants.get(terms.grant_id)
+        if booked is not None and booked.phase is not Phase.VOID:
+            return msgspec.structs.replace(terms, amount=booked.terms.amount)
+        for giver in self._sides.values():
+            book = giver.books.get(terms.entitlement)
+            parent = None if book is None or giver is side else book.grants.get(terms.parent)
+            if parent is not None and parent.phase is not Phase.VOID:
+                return msgspec.structs.replace(terms, amount=parent.moved)
+        return terms
 
     def _couple(self, effect: _Effect) -> None:
         """What moved between customers is as many units at the receiver as left the giver, through any chain of them.
@@ -543,7 +571,7 @@ class _Decision:
                 effect.touch(receiver, entitlement)
                 old = {terms.rolls_into: child.terms}
                 new = {terms.rolls_into: msgspec.structs.replace(child.terms, amount=grant.moved)}
-                lines = book.set_terms(old, new, book.posting, effect.now)
+                lines = book.set_terms(old, new, effect.until)
                 effect.add(receiver, entries_of(book, lines, new))
                 receiver.is_changed(entitlement)
                 # Its own children may have changed by that, also where it was looked at before.
@@ -551,25 +579,17 @@ class _Decision:
 
     # -- keeping and posting --
 
-    def _passed(self, customer_id: str, transition: Transition, told: Told, is_posted: bool) -> None:  # noqa: FBT001 - a callback
-        """A transition was booked: it takes an inbox row, and what moved with it to another customer is booked there."""
-        if is_posted:
-            self._keep(None, told, told.now, Outcome.APPLIED)
-        side = self._sides[customer_id]
-        if side.linked:
-            effect = _Effect(told.now)
-            effect.touched.append((side, transition.entitlement))
-            self._couple(effect)
-            self._post(told, effect)
-
-    def _post(self, told: Told, effect: _Effect) -> None:
-        """One posting for each customer that the event did something to."""
+    def _post(self, told: Told, effect: _Effect) -> bool:
+        """One posting for each customer that the event did something to; False when there is none."""
+        any_posted = False
         for customer_id in sorted(effect.before.keys() | effect.entries.keys(), key=str.encode):
             side = self._sides[customer_id]
             entries = effect.entries.get(customer_id, ())
             is_posted = side.post(told, effect.now, entries, effect.before.get(customer_id, {}))
+            any_posted = any_posted or is_posted
             if is_posted and (side.last is None or side.last < effect.now):
                 side.last = effect.now
+        return any_posted
 
     def _keep(
         self, place: int | None, told: Told, now: datetime, outcome: Outcome, counted_at: datetime | None = None
@@ -611,6 +631,23 @@ def _units_given(fact: Fact, catalogue: Catalogue) -> int:
         )
         for sku, quantity in quantities
     )
+
+
+def _named_by(event: Event) -> tuple[str, ...]:
+    """The customers that an event names."""
+    fact = event.fact
+    if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
+        return (event.customer_id, fact.to_customer_id)
+    return (event.customer_id,)
+
+
+def _moment(side: Side, transition: Transition) -> tuple[str, str, datetime]:
+    return side.customer_id, transition.entitlement, transition.place[0]
+
+
+def _due_order(due: tuple[Side, Transition]) -> tuple[datetime, str, str, bytes]:
+    side, transition = due
+    return (*transition.place, transition.entitlement, side.customer_id.encode())
 
 
 def _by_customer(held: Iterable[Held]) -> dict[str, dict[UUID, GrantTerms]]:

@@ -1,5 +1,7 @@
 """Who holds the grants of a source: one customer for good, or a chain of them by transfers and merges (RULES 9, 33, 34).
 
+Facts that somebody tells who is not in the chain are kept and not folded, until a transfer brings him in.
+
 A grant belongs to whoever owns the source when it begins. Where the source moves within a grant's time, the grant ends
 there for its giver and goes on as a child at the receiver, who gets what was available. What a later cut by
 `full_with_debt` asks for beyond the units that moved is still the giver's matter: the giver used them.
@@ -14,9 +16,9 @@ import msgspec
 from ledger_worker.domain.events import PurchaseTransferred, SubscriptionTransferred
 from ledger_worker.domain.ledger import Cut, CutPolicy, GrantTerms, Origin
 from ledger_worker.domain.stretches import child_id, clipped
-from ledger_worker.domain.told import Latest, PlacedFact
+from ledger_worker.domain.told import Latest, PlacedFact, RecordedFact, in_order
 
-__all__ = ["Held", "Holding", "Merge", "Merges", "holdings", "holds"]
+__all__ = ["Held", "Holding", "Merge", "Merges", "accepted", "holdings", "holds"]
 
 
 class Merge(msgspec.Struct, frozen=True):
@@ -46,8 +48,29 @@ class Held(msgspec.Struct, frozen=True):
     terms: GrantTerms
 
 
+def accepted(
+    facts: Sequence[RecordedFact], claimant: str, merges: Merges
+) -> tuple[tuple[PlacedFact, ...], tuple[RecordedFact, ...], tuple[Holding, ...]]:
+    """The facts of the source's owners in their true order, the facts of others, and the owners one after the other.
+
+    A fact counts when its customer owns or owned the source, or when it transfers the source to one who does. Who that
+    is follows from the facts that count: they are collected until no more are found.
+    """
+    if not merges and not any(fact.customer_id for fact in facts) and not any(map(_is_transfer, facts)):
+        return in_order(facts), (), (Holding(claimant, None, ""),)
+    members = {claimant}
+    while True:
+        own = [fact for fact in facts if _is_of(fact, members, claimant, merges)]
+        placed = in_order(own)
+        chain = holdings(placed, claimant, merges)
+        found = {holding.customer_id for holding in chain}
+        if found <= members:
+            return placed, tuple(fact for fact in facts if fact not in own), chain
+        members |= found
+
+
 def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tuple[Holding, ...]:
-    """The owners of a source, one after the other.
+    """The owners of a source by its accepted facts, one after the other.
 
     The first is the giver of the first transfer told of it; where none was told, the customer it was first told of.
     A transfer counts where its giver is the owner then.
@@ -56,9 +79,13 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
     for place, (at, recorded) in enumerate(facts):
         fact = recorded.fact
         if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
-            transfers.tell(fact.transfer_id, place, at, (recorded.customer_id, fact.to_customer_id))
+            giver = recorded.customer_id or claimant
+            transfers.tell(fact.transfer_id, place, at, (giver, fact.to_customer_id))
     told = [(transfer.at, transfer_id, *transfer.content) for transfer_id, transfer in transfers.items()]
-    chain = [Holding(told[0][2] if told else claimant, None, "")]
+    home = claimant
+    if told and _then(claimant, merges, told[0][0]) != _then(told[0][2], merges, told[0][0]):
+        home = told[0][2]
+    chain = [Holding(home, None, "")]
     for at, transfer_id, giver, receiver in told:
         _merge(chain, merges, at)
         owner = chain[-1].customer_id
@@ -77,6 +104,18 @@ def holds(grants: Sequence[GrantTerms], chain: Sequence[Holding]) -> tuple[Held,
         held = _Parting(chain).part(grants)
     held.sort(key=_id_bytes)
     return tuple(held)
+
+
+def _is_transfer(fact: RecordedFact) -> bool:
+    return isinstance(fact.fact, PurchaseTransferred | SubscriptionTransferred)
+
+
+def _is_of(recorded: RecordedFact, members: set[str], claimant: str, merges: Merges) -> bool:
+    teller = recorded.customer_id or claimant
+    if teller in members or _then(teller, merges, recorded.occurred_at) in members:
+        return True
+    fact = recorded.fact
+    return isinstance(fact, PurchaseTransferred | SubscriptionTransferred) and fact.to_customer_id in members
 
 
 def _without_detours(chain: Sequence[Holding]) -> tuple[Holding, ...]:

@@ -47,7 +47,18 @@ from ledger_worker.domain.ledger import (
 from ledger_worker.domain.stretches import child_id
 from ledger_worker.domain.told import Latest
 
-__all__ = ["Book", "BookedGrant", "History", "HistoryNeeded", "Transition", "is_open", "is_suspended", "usage_tie"]
+__all__ = [
+    "Book",
+    "BookedGrant",
+    "History",
+    "HistoryNeeded",
+    "Place",
+    "Transition",
+    "all_of",
+    "is_open",
+    "is_suspended",
+    "usage_tie",
+]
 
 _END, _BEGIN, _SUSPEND, _CUT, _PAY, _USE = "0", "2", "3", "4", "5", "7"
 _AFTER_ALL = "8"
@@ -243,7 +254,7 @@ class Book:
             self._require_history()
             self.waiting = tuple(key for key in self.waiting if key != usage.usage_key)
             self.new_usage.append(usage)
-            return self._settle_again(_all_of(until))
+            return self._settle_again(all_of(until))
         if not self.follows(usage):
             if self._could_be_last(usage):
                 self.new_usage.append(usage)
@@ -251,7 +262,7 @@ class Book:
                 return self._booked(self._burn(usage))
             self._require_history()
             self.new_usage.append(usage)
-            return self._settle_again(_all_of(until))
+            return self._settle_again(all_of(until))
         self.new_usage.append(usage)
         self.place = place
         return self._booked(self._burn(usage))
@@ -267,7 +278,7 @@ class Book:
         known = {usage.usage_key for usage in (*history.usage, *self.new_usage)}
         if reversal.usage_key not in known and reversal.usage_key not in self.waiting:
             self.waiting = tuple(sorted((*self.waiting, reversal.usage_key), key=_uuid_bytes))
-        return self._settle_again(_all_of(until))
+        return self._settle_again(all_of(until))
 
     def waits_for(self, usage_key: UUID) -> bool:
         """Whether the usage was reversed before it was told."""
@@ -294,24 +305,23 @@ class Book:
         self,
         before: Mapping[UUID, GrantTerms],
         after: Mapping[UUID, GrantTerms],
-        posting: int,
-        until: datetime,
+        until: Place,
     ) -> list[Line]:
         """The grants named have their new terms, and what follows from them up to `until` is booked.
 
-        `before` and `after` hold only grants whose terms differ; a grant missing in `after` is undone.
+        Everything else that is due by then was passed before. `before` and `after` hold only grants whose terms differ; a grant missing in `after` is undone.
         """
         is_unloaded = self.history is None and any(grant_id not in self.grants for grant_id in before)
         if is_unloaded or self._reaches_back(before, after):
             self._require_history()
-            self._put_terms(before, after, posting)
-            return self._settle_again(_all_of(until))
-        lines = self._put_terms(before, after, posting)
+            self._put_terms(before, after, self.posting)
+            return self._settle_again(until if self.place is None else max(until, self.place))
+        lines = self._put_terms(before, after, self.posting)
         happenings = sorted(
             (place, grant_id)
             for grant_id in after
             for place in self._places(self.grants[grant_id].terms)
-            if (self.place is None or place > self.place) and place[0] <= until
+            if (self.place is None or place > self.place) and place <= until
         )
         for place, grant_id in happenings:
             lines += self._happen(place, self.grants[grant_id])
@@ -1000,8 +1010,8 @@ def _cut_place(terms: GrantTerms, cut: Cut) -> Place:
     return (cut.at, f"{_CUT}{terms.grant_id.hex}/{cut.cut_id}")
 
 
-def _all_of(instant: datetime) -> Place:
-    """A place behind everything that happens at the instant."""
+def all_of(instant: datetime) -> Place:
+    """The place behind everything that happens at the instant."""
     return (instant, _AFTER_ALL)
 
 

@@ -97,10 +97,6 @@ def told_of(event: Event, now: datetime) -> Told:
     )
 
 
-Passed = Callable[[str, Transition, Told, bool], None]
-"""Told of each transition that was passed: the customer, the transition, its event, and whether it left a posting."""
-
-
 class Side:
     """One customer while events are being decided. Books are opened as they are touched."""
 
@@ -183,44 +179,18 @@ class Side:
         """How many transitions are due at `now`."""
         return sum(len(book.due(now)) for book in self.books.values())
 
-    def book_due(self, now: datetime, at_most: int, passed: Passed) -> datetime:
-        """Up to `at_most` due transitions are booked, a microsecond apart, just before `now` where there is room.
+    def transitions(self, now: datetime) -> list[Transition]:
+        """What is due at `now`, in no order."""
+        return [transition for book in self.books.values() for transition in book.due(now)]
 
-        What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
-        next one begins is no loss of access. Returns the last instant used.
-        """
-        due = sorted(
-            (transition for book in self.books.values() for transition in book.due(now)),
-            key=_transition_order,
-        )[:at_most]
-        instant = now - len(due) * MICROSECOND
-        if self.last is not None:
-            instant = max(instant, self.last + MICROSECOND)
-        tells = {_moment(transition): place for place, transition in enumerate(due) if not transition.is_payment}
-        before: dict[tuple[str, datetime], EntitlementPicture] = {}
-        for place, transition in enumerate(due):
-            moment = _moment(transition)
-            was = before.setdefault(moment, self.shown(transition.entitlement))
-            if transition.is_payment:
-                was = self.shown(transition.entitlement)
-            self._pass(transition, instant, was if transition.is_payment or tells[moment] == place else None, passed)
-            self.last = instant
-            instant += MICROSECOND
-        return self.last or now
-
-    def _pass(self, transition: Transition, now: datetime, before: EntitlementPicture | None, passed: Passed) -> None:
-        """The transition is booked, and told when `before`, the picture to compare with, is given."""
-        entitlement = transition.entitlement
-        book = self.open(entitlement)
+    def pass_transition(self, transition: Transition) -> list[Entry]:
+        """The transition has happened in its book; the entries that are to be posted for it."""
+        book = self.open(transition.entitlement)
         lines = book.pass_transition(transition)
-        self.is_changed(entitlement)
-        told = told_of(self._transition_event(transition), now)
-        entries = entries_of(book, lines, {})
-        pictures = {} if before is None else {entitlement: before}
-        is_posted = self.post(told, now, entries, pictures)
-        passed(self.customer_id, transition, told, is_posted)
+        self.is_changed(transition.entitlement)
+        return entries_of(book, lines, {})
 
-    def _transition_event(self, transition: Transition) -> Event:
+    def transition_event(self, transition: Transition) -> Event:
         """The ledger's own event.
 
         Its id names the customer, what happens to which grant when, and the posting that set that.
@@ -381,14 +351,6 @@ def entries_of(book: Book, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]
 _LEDGER = "ledger"
 _TRANSITION_NAMESPACE = UUID("0b9a7a0c-61ab-5c3d-8f0a-5f9f5a2a7c11")
 _CHANGE_NAMESPACE = UUID("d3b1d6de-0a2b-5f60-9a55-0d8f3f3a1c02")
-
-
-def _moment(transition: Transition) -> tuple[str, datetime]:
-    return transition.entitlement, transition.place[0]
-
-
-def _transition_order(transition: Transition) -> tuple[datetime, str, str]:
-    return (*transition.place, transition.entitlement)
 
 
 def _uuid_bytes(value: UUID) -> bytes:

@@ -54,10 +54,10 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.orders import OrderTelling, order_grants, tell_order
 from ledger_worker.domain.outcomes import Outcome
-from ledger_worker.domain.owners import Held, Holding, Merges, holdings, holds
+from ledger_worker.domain.owners import Held, Holding, Merges, accepted, holdings, holds
 from ledger_worker.domain.stretches import child_id, grant_id, refunded_units
 from ledger_worker.domain.subscriptions import SubscriptionTelling, subscription_grants, tell_subscription
-from ledger_worker.domain.told import PlacedFact, RecordedFact, in_order
+from ledger_worker.domain.told import PlacedFact, RecordedFact
 
 __all__ = [
     "NO_MERGES",
@@ -65,6 +65,7 @@ __all__ = [
     "RecordedFact",
     "SourceState",
     "child_id",
+    "facts_of",
     "fold",
     "grant_id",
     "owners_of",
@@ -78,41 +79,43 @@ __all__ = [
 NO_MERGES: Merges = {}
 
 
-class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+class SourceState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The folded state of one source: its facts in their true order, each with the instant at which it stands.
 
     `catalogue_version` is the catalogue it was last folded with: what is booked of it are its terms by that version.
-    `claimant` is the customer it was first told of, in whose keeping its state stays.
+    `claimant` is the customer it was first told of, in whose keeping its state stays. `others` are facts told of
+    customers who neither own nor owned it: they wait for a transfer.
     """
 
     facts: tuple[PlacedFact, ...] = ()
     catalogue_version: int = 0
     claimant: str = ""
+    others: tuple[RecordedFact, ...] = ()
 
 
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
-    """A source after a fold: its new state, its terms before and after with who holds each, and the fact's outcome."""
+    """A source after a fold: its new state and owners, its terms before and after with their holders, the outcome."""
 
     state: SourceState
+    owners: tuple[Holding, ...]
     before: tuple[Held, ...]
     terms: tuple[Held, ...]
     outcome: Outcome
 
 
-def recorded(event: Event) -> RecordedFact:
-    """The event as its source keeps it; who told it matters only of a transfer, whose giver that is."""
+def recorded(event: Event, claimant: str) -> RecordedFact:
+    """The event as its source keeps it."""
     fact = event.fact
     if not isinstance(fact, SourceFact):
         msg = f"event {event.event_id} of {event.event_source} is about no source"
         raise TypeError(msg)
-    is_transfer = isinstance(fact, PurchaseTransferred | SubscriptionTransferred)
     return RecordedFact(
         event_source=event.event_source,
         event_id=event.event_id,
         occurred_at=event.occurred_at,
         fact=fact,
         source_version=event.source_version,
-        customer_id=event.customer_id if is_transfer else "",
+        customer_id="" if event.customer_id == claimant else event.customer_id,
     )
 
 
@@ -121,48 +124,65 @@ def fold(state: SourceState, event: Event, source_key: str, catalogue: Catalogue
 
     The same events in any order end in the same state.
     """
+    claimant = state.claimant or event.customer_id
+    told = recorded(event, claimant)
     known = [placed[1] for placed in state.facts]
-    told = recorded(event)
+    facts, others, owners = accepted([*known, *state.others, told], claimant, merges)
     after = SourceState(
-        facts=in_order([*known, told]),
+        facts=facts,
         catalogue_version=catalogue.version,
-        claimant=state.claimant or event.customer_id,
+        claimant=claimant,
+        others=tuple(sorted(others, key=_identity)),
     )
-    telling = _telling(after, source_key)
     before = terms(state, source_key, catalogue, merges)
-    given = _held(telling, after, source_key, catalogue, merges)
-    outcome = _outcome(known, told.fact, telling, after, catalogue, changes_terms=given != before)
-    return Folded(state=after, before=before, terms=given, outcome=outcome)
+    telling = _telling(after, source_key)
+    given = _held(telling, after, source_key, catalogue, owners)
+    if told in others:
+        outcome = Outcome.AWAITING_TRANSFER
+    else:
+        outcome = _outcome(known, told.fact, telling, owners, catalogue, changes_terms=given != before)
+    return Folded(state=after, owners=owners, before=before, terms=given, outcome=outcome)
 
 
 def refold(
     state: SourceState,
-    more: Sequence[Event],
     source_key: str,
     catalogue: Catalogue,
     before: Merges = NO_MERGES,
     after: Merges = NO_MERGES,
 ) -> Folded:
-    """The source by the present catalogue and merges, with facts that waited for an owner taken in."""
+    """The source by the present catalogue and merges, without a new fact."""
+    known = [*(placed[1] for placed in state.facts), *state.others]
+    facts, others, owners = accepted(known, state.claimant, after)
     folded = SourceState(
-        facts=in_order([*(placed[1] for placed in state.facts), *map(recorded, more)]) if more else state.facts,
+        facts=facts,
         catalogue_version=catalogue.version,
         claimant=state.claimant,
+        others=tuple(sorted(others, key=_identity)),
     )
     was = terms(state, source_key, catalogue, before)
-    given = terms(folded, source_key, catalogue, after)
+    given = _held(_telling(folded, source_key), folded, source_key, catalogue, owners)
     outcome = Outcome.APPLIED if was != given else Outcome.NO_EFFECT
-    return Folded(state=folded, before=was, terms=given, outcome=outcome)
+    return Folded(state=folded, owners=owners, before=was, terms=given, outcome=outcome)
 
 
 def terms(state: SourceState, source_key: str, catalogue: Catalogue, merges: Merges = NO_MERGES) -> tuple[Held, ...]:
     """The terms of every grant the source gives by the catalogue it was folded with, ordered by grant id."""
-    return _held(_telling(state, source_key), state, source_key, catalogue, merges)
+    return _held(_telling(state, source_key), state, source_key, catalogue, owners_of(state, merges))
 
 
 def owners_of(state: SourceState, merges: Merges = NO_MERGES) -> tuple[Holding, ...]:
     """Who owned the source, one after the other; the last one does."""
     return holdings(state.facts, state.claimant, merges)
+
+
+def _identity(fact: RecordedFact) -> tuple[str, str, str]:
+    return (fact.customer_id, fact.event_source, fact.event_id)
+
+
+def facts_of(state: SourceState) -> list[SourceFact]:
+    """All facts that were told of the source, also those that wait."""
+    return [placed[1].fact for placed in state.facts] + [recorded.fact for recorded in state.others]
 
 
 def skus_of(fact: SourceFact) -> frozenset[str]:
@@ -195,7 +215,7 @@ def _telling(state: SourceState, source_key: str) -> _Telling:
 
 
 def _held(
-    telling: _Telling, state: SourceState, source_key: str, catalogue: Catalogue, merges: Merges
+    telling: _Telling, state: SourceState, source_key: str, catalogue: Catalogue, owners: Sequence[Holding]
 ) -> tuple[Held, ...]:
     given: list[GrantTerms]
     if isinstance(telling, OrderTelling):
@@ -204,7 +224,7 @@ def _held(
         given = subscription_grants(telling, source_key, catalogue, state.catalogue_version)
     else:
         given = assignment_grants(telling, source_key)
-    return holds(given, owners_of(state, merges))
+    return holds(given, owners)
 
 
 # -- outcome -------------------------------------------------------------------------------------------------
@@ -214,7 +234,7 @@ def _outcome(
     known: Sequence[RecordedFact],
     fact: SourceFact,
     telling: _Telling,
-    state: SourceState,
+    owners: Sequence[Holding],
     catalogue: Catalogue,
     *,
     changes_terms: bool,
@@ -223,7 +243,7 @@ def _outcome(
     keyed = {key: content for earlier in known for key, content in _keyed(earlier.fact)}
     if not changes_terms and all(key in keyed and keyed[key] == content for key, content in _keyed(fact)):
         return Outcome.DUPLICATE_FACT
-    if _waits(fact, telling, state):
+    if _waits(fact, telling, owners):
         return Outcome.WAITING
     if _is_contradicted(fact, telling):
         return Outcome.CONTRADICTED
@@ -328,14 +348,14 @@ def _keyed(fact: SourceFact) -> list[tuple[tuple[object, ...], object]]:
             assert_never(fact)
 
 
-def _waits(fact: SourceFact, telling: _Telling, state: SourceState) -> bool:
+def _waits(fact: SourceFact, telling: _Telling, owners: Sequence[Holding]) -> bool:
     """Whether the fact speaks of something nobody has told yet."""
     if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
-        return all(fact.transfer_id != holding.cause for holding in owners_of(state))
+        return all(fact.transfer_id != holding.cause for holding in owners)
     if isinstance(telling, OrderTelling):
         return _waits_in_order(fact, telling)
     if isinstance(telling, SubscriptionTelling):
-        return _waits_in_subscription(fact, telling, state)
+        return _waits_in_subscription(fact, telling)
     return telling.assigned is None
 
 
@@ -351,7 +371,7 @@ def _waits_in_order(fact: SourceFact, telling: OrderTelling) -> bool:
             return not telling.lines
 
 
-def _waits_in_subscription(fact: SourceFact, telling: SubscriptionTelling, state: SourceState) -> bool:
+def _waits_in_subscription(fact: SourceFact, telling: SubscriptionTelling) -> bool:
     periods = telling.periods
     match fact:
         case SubscriptionTrialStarted() | SubscriptionActivated():
@@ -368,11 +388,7 @@ def _waits_in_subscription(fact: SourceFact, telling: SubscriptionTelling, state
         case SubscriptionResumed():
             return fact.pause_id not in telling.paused
         case SubscriptionCancellationWithdrawn():
-            return not any(
-                isinstance(placed.fact, SubscriptionCancellationScheduled | SubscriptionCancelled)
-                and placed.fact.cancellation_id == fact.cancellation_id
-                for _, placed in state.facts
-            )
+            return fact.cancellation_id not in telling.cancellations
         case SubscriptionExtended():
             return all(period.start >= fact.new_period_end for period in periods.all())
         case SubscriptionTrialExpired():

@@ -46,7 +46,7 @@ class SubscriptionTelling(msgspec.Struct):
     """What the facts of a subscription say taken together.
 
     `ends` are cancellations (None: withdrawn), expiries and revocations by their keys. `unpaid` are the windows from a
-    first failure to its recovery.
+    first failure to its recovery. `cancellations` are the ids of those that were told, withdrawn or not.
     """
 
     periods: SubscriptionPeriods
@@ -55,6 +55,7 @@ class SubscriptionTelling(msgspec.Struct):
     paused: Latest[str, datetime]
     resumed: Latest[str, datetime]
     unpaid: list[Interval]
+    cancellations: set[str]
 
     def pauses(self) -> dict[str, Interval]:
         """Each pause that was told, from its instant to its resumption, where that comes later."""
@@ -68,13 +69,14 @@ class SubscriptionTelling(msgspec.Struct):
 
 def tell_subscription(facts: Sequence[PlacedFact]) -> SubscriptionTelling:
     """What the facts of a subscription, in their true order, say taken together."""
-    telling = SubscriptionTelling(walk(facts), Latest(), None, Latest(), Latest(), [])
+    telling = SubscriptionTelling(walk(facts), Latest(), None, Latest(), Latest(), [], set())
     trial_end: Latest[None, datetime] = Latest()
     failures: Latest[tuple[str, str], bool] = Latest()
     for place, (at, recorded) in enumerate(facts):
         match recorded.fact:
             case (SubscriptionCancellationScheduled() | SubscriptionCancelled()) as fact:
                 telling.ends.tell(("cancellation", fact.cancellation_id), place, at, fact.effective_at)
+                telling.cancellations.add(fact.cancellation_id)
             case SubscriptionCancellationWithdrawn() as fact:
                 telling.ends.tell(("cancellation", fact.cancellation_id), place, at, None)
             case SubscriptionExpired() as fact:

@@ -48,7 +48,10 @@ __all__ = ["Latest", "PlacedFact", "RecordedFact", "Told", "in_order"]
 
 
 class RecordedFact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A fact of a source as it was told, with what orders it; `customer_id` only where its teller matters later."""
+    """A fact of a source as it was told, with what orders it.
+
+    `customer_id` is whom it was told of, empty where that is the customer of whom the source was first told.
+    """
 
     event_source: str
     event_id: str

@@ -11,19 +11,17 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decide import DecidedEvent
 from ledger_worker.domain.events import (
-    Event,
     OfferReached,
     SourceFact,
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
-    fact_of,
     source_key,
 )
 from ledger_worker.store.arrays import of_texts, of_uuids
 from ledger_worker.store.binary_copy import copy_rows
 
-__all__ = ["InboxRow", "find", "find_awaiting", "insert"]
+__all__ = ["InboxRow", "find", "insert"]
 
 InboxRow = tuple[DecidedEvent, str | None, int | None, int | None, str | None]
 """A decided event, the topic, partition and offset it came from, and its traceparent."""
@@ -32,15 +30,6 @@ _FIND = text("""
 SELECT event.customer_id, event.event_key, event.content_hash
 FROM unnest(CAST(:ids AS text[]), CAST(:keys AS uuid[])) AS asked (customer_id, event_key)
 JOIN event ON event.customer_id = asked.customer_id AND event.event_key = asked.event_key
-""")
-
-_FIND_AWAITING = text("""
-SELECT source_key, customer_id, event_source, event_id, occurred_at, source_version, payload
-FROM event
-WHERE customer_id = ANY(CAST(:ids AS text[]))
-  AND source_key = ANY(CAST(:keys AS text[]))
-  AND outcome = 'awaiting_transfer'
-ORDER BY customer_id, event_key
 """)
 
 _COLUMNS = (
@@ -74,26 +63,6 @@ def find(connection: Connection, asked: Sequence[tuple[str, UUID]]) -> dict[tupl
         _FIND, {"ids": of_texts(one[0] for one in asked), "keys": of_uuids(one[1] for one in asked)}
     ).all()
     return {(customer_id, key): bytes(content_hash) for customer_id, key, content_hash in found}
-
-
-def find_awaiting(
-    connection: Connection, customer_ids: Sequence[str], source_keys: Sequence[str]
-) -> dict[str, list[Event]]:
-    """The facts about these sources that these customers were told and that wait for a transfer, by source."""
-    waiting: dict[str, list[Event]] = {}
-    for key, customer_id, event_source, event_id, occurred_at, version, payload in connection.execute(
-        _FIND_AWAITING, {"ids": of_texts(customer_ids), "keys": of_texts(source_keys)}
-    ).all():
-        event = Event(
-            event_source=event_source,
-            event_id=event_id,
-            customer_id=customer_id,
-            occurred_at=occurred_at,
-            fact=fact_of(bytes(payload)),
-            source_version=version,
-        )
-        waiting.setdefault(key, []).append(event)
-    return waiting
 
 
 def insert(connection: Connection, rows: Iterable[InboxRow]) -> None:

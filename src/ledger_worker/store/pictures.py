@@ -39,7 +39,7 @@ def load(
             timeline=ledger.timeline,
             sequence=heads[customer_id].sequence,
             recorded_at=heads[customer_id].recorded_at or at,
-            entitlements=tuple(picture(book, at) for book in opened[customer_id]),
+            entitlements=tuple(picture(book) for book in opened[customer_id]),
         )
         for customer_id in opened
     ]
