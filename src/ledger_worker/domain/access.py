@@ -128,8 +128,8 @@ class _Force(msgspec.Struct):
 
     grants: int = 0
     is_unlimited: bool = False
-    is_revoked: bool = True
     granted: int = 0
+    is_revoked: bool = True
     limit: int = 0
     used: int = 0
     held: int = 0
@@ -223,18 +223,13 @@ def _reason(book: Book, force: _Force) -> AccessReason:
         if any(grant.phase is Phase.PENDING and not grant.is_empty_child for grant in book.grants.values()):
             return AccessReason.NOT_YET_ACTIVE
         return AccessReason.NOT_ENTITLED if book.last_end is None else AccessReason.EXPIRED
+    if book.debt > 0 and book.entitlement.debt is DebtPolicy.BLOCK:
+        return AccessReason.IN_DEBT
     if book.entitlement.type is not EntitlementType.QUOTA or force.is_unlimited:
-        return _unless_in_debt(book)
-    if force.is_revoked:
-        return AccessReason.REVOKED
-    if book.entitlement.limit is LimitPolicy.SOFT or force.available:
-        return _unless_in_debt(book)
-    return AccessReason.EXHAUSTED
-
-
-def _unless_in_debt(book: Book) -> AccessReason:
-    in_debt = book.debt > 0 and book.entitlement.debt is DebtPolicy.BLOCK
-    return AccessReason.IN_DEBT if in_debt else AccessReason.ALLOWED
+        return AccessReason.ALLOWED
+    if force.available or (book.entitlement.limit is LimitPolicy.SOFT and not force.is_revoked):
+        return AccessReason.ALLOWED
+    return AccessReason.REVOKED if 0 < force.granted and not force.used else AccessReason.EXHAUSTED
 
 
 def _overage_counted(book: Book) -> int:

@@ -54,7 +54,7 @@ class Step(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """One SKU by one version of its offer over `[start, end)`; `segment` is the change that opened it.
 
-    The first step says its quantity at the start.
+    The first step says its quantity at the start. `goes_on` is set where only the version is another than before.
     """
 
     start: datetime
@@ -63,6 +63,7 @@ class Run(msgspec.Struct, frozen=True):
     offer: Offer | None
     segment: str
     steps: tuple[Step, ...]
+    goes_on: bool = False
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -204,13 +205,15 @@ def runs_of_versions(
         return [msgspec.structs.replace(run, offer=in_force)]
     parts = []
     start, segment, offer_now = run.start, run.segment, in_force
-    for at, following in [*boundaries, (run.end, None)]:
+    for at, following in (*boundaries, (run.end, None)):
         # What changes where a version is published comes after it.
         is_first = start == run.start
         before = run.steps[:1] if is_first else [step for step in run.steps if step.at < start]
-        within = [step for step in run.steps[1:] if step.at >= start and (at is None or step.at < at)]
+        within = [
+            step for step in run.steps[1:] if step.at >= start and (following is None or at is None or step.at < at)
+        ]
         first = before[0] if is_first else Step(start, before[-1].quantity, segment)
-        parts.append(Run(start, at, run.sku, offer_now, segment, (first, *within)))
+        parts.append(Run(start, at, run.sku, offer_now, segment, (first, *within), goes_on=not is_first))
         if at is not None and following is not None:
             start, segment, offer_now = at, f"offer/{following.version}", following
     return parts
@@ -220,13 +223,11 @@ def stretches(runs: Sequence[Run]) -> list[Stretch]:
     """The allowances of the runs, in order of their opening and then of their offer; what stays the same is one."""
     open_now: dict[str, Stretch] = {}
     opened: list[Stretch] = []
-    before: Run | None = None
     for run in runs:
-        goes_on = before is not None and before.sku == run.sku
         kept: dict[str, Stretch] = {}
         allowances = () if run.offer is None else run.offer.allowances
         for allowance in allowances:
-            known = open_now.get(allowance.key) if goes_on else None
+            known = open_now.get(allowance.key) if run.goes_on else None
             if known is not None and known.allowance == allowance and run.offer is not None:
                 longer = msgspec.structs.replace(
                     known, closes_at=run.end, offer=run.offer, steps=(*known.steps, *run.steps[1:])
@@ -236,7 +237,7 @@ def stretches(runs: Sequence[Run]) -> list[Stretch]:
                 stretch = Stretch(run.sku, run.offer, allowance, run.start, run.end, run.segment, run.steps)
                 opened.append(stretch)
                 kept[allowance.key] = stretch
-        open_now, before = kept, run
+        open_now = kept
     return opened
 
 

@@ -462,6 +462,7 @@ class Walk:
             len(one.used)
             for one in self.grants.values()
             if one.is_of_a_run
+            and one.terms.holder == terms.holder
             and (one.terms.source, one.terms.line, one.terms.period_start)
             == (terms.source, terms.line, terms.period_start)
             and one.made.closes is not None
