@@ -106,6 +106,7 @@ def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
     for entitlement, account in life.accounts.items():
         history = world.history_of(life.head.customer_id, entitlement)
         book = Book(world.catalogue.entitlements[entitlement], account, (), history)
+        book.leaves_at = None if life.head.merge is None else life.head.merge.at
         # What is due at the very instant of an event is recorded just before it, also of a customer it changed nothing of.
         recorded_at = life.head.recorded_at or AFTER_ALL
         until = max(recorded_at, account.settled_at or recorded_at)
@@ -224,7 +225,7 @@ def booked_terms(world: World) -> list[Given]:
     told = [
         _as_given(held.terms, held.customer_id)
         for key, state in world.sources.items()
-        for held in terms(state, key, world.catalogue)
+        for held in terms(state, key, world.catalogue, world.merges())
     ]
     booked = [
         _as_given(grant.terms, customer_id)

@@ -31,6 +31,7 @@ from ledger_worker.domain.decide import (
 )
 from ledger_worker.domain.events import (
     Event,
+    CustomersMerged,
     PurchaseTransferred,
     SourceFact,
     SubscriptionTransferred,
@@ -41,6 +42,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.ledger import Account, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import Outcome
+from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.settlement import Book, History, HistoryNeeded, usage_tie
 from ledger_worker.domain.side import told_of
 from ledger_worker.domain.sources import SourceState
@@ -141,12 +143,16 @@ class World:
                     units[entry.line.identity()] += entry.line.units
         usage = []
         reversals = []
+        merges = self.merges()
+        root = goes_on_as(customer_id, merges)
         for decided in self.inbox.values():
             event, fact = decided.event, decided.event.fact
-            if event.customer_id != customer_id or decided.counted_at is None:
+            if goes_on_as(event.customer_id, merges) != root or decided.counted_at is None:
                 continue
             tie = usage_tie(event.event_source, event.event_id)
             if isinstance(fact, UsageRecorded) and fact.entitlement == entitlement:
+                if goes_on_as(event.customer_id, merges, decided.counted_at) != customer_id:
+                    continue
                 usage.append(UsageFact(usage_key=decided.key, at=decided.counted_at, units=fact.units, tie=tie))
             elif isinstance(fact, UsageReversed) and fact.entitlement == entitlement:
                 key = event_key(fact.usage_event_source or event.event_source, fact.usage_event_id)
@@ -161,6 +167,9 @@ class World:
             lines=tuple(Line(*identity, total) for identity, total in units.items() if total),
             reversals=tuple(reversals),
         )
+
+    def merges(self) -> dict[str, Merge]:
+        return {key: one.head.merge for key, one in self.customers.items() if one.head.merge is not None}
 
     # -- inside --
 
@@ -191,6 +200,8 @@ class World:
             group.add(one.event.customer_id)
             if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
                 group.add(fact.to_customer_id)
+            if isinstance(fact, CustomersMerged):
+                group.add(fact.into_customer_id)
             if isinstance(fact, SourceFact):
                 group.add(self.claimants[source_key(fact)])
         for customer_id in tuple(group):

@@ -9,27 +9,57 @@ from ledger_worker.domain.catalogue import (
     Allowance,
     Apply,
     Catalogue,
+    Clock,
     DebtPolicy,
     Entitlement,
     EntitlementType,
     LimitPolicy,
     Offer,
     OnCancel,
+    OnChange,
     OveragePolicy,
     RefundPolicy,
+    ReturnAfterEnd,
 )
 from ledger_worker.domain.events import (
+    AssignmentExtended,
+    AssignmentRenewed,
+    AssignmentRevoked,
+    ChargebackLost,
+    ChargebackOpened,
+    ChargebackWon,
+    EntitlementAssigned,
     Event,
     Fact,
     PurchaseCompleted,
     PurchaseLine,
     PurchaseRefunded,
+    PurchaseTransferred,
     RefundLine,
+    RefundReversed,
     SubscriptionActivated,
+    SubscriptionAddOnAdded,
+    SubscriptionAddOnRemoved,
+    SubscriptionCancellationScheduled,
+    SubscriptionCancellationWithdrawn,
     SubscriptionCancelled,
+    SubscriptionExpired,
+    SubscriptionExtended,
     SubscriptionItem,
+    SubscriptionPaused,
+    SubscriptionPaymentFailed,
+    SubscriptionPaymentRecovered,
+    SubscriptionPlanChanged,
+    SubscriptionQuantityChanged,
     SubscriptionRenewed,
+    SubscriptionResumed,
+    SubscriptionRevoked,
+    SubscriptionTransferred,
+    SubscriptionTrialConverted,
+    SubscriptionTrialExpired,
+    SubscriptionTrialStarted,
     UsageRecorded,
+    UsageReversed,
 )
 
 MICROSECOND = timedelta(microseconds=1)
@@ -78,6 +108,13 @@ def gives(
     refund: RefundPolicy = RefundPolicy.UNUSED_ONLY,
     on_cancel: OnCancel = OnCancel.FORFEIT,
     leeway_seconds: int = 86_400,
+    grace_seconds: int = 604_800,
+    on_change: OnChange = OnChange.CARRY_USED,
+    pause: Clock = Clock.STOPS,
+    rollover_units: int = 0,
+    rollover_times: int = 1,
+    extend_on_won: bool = False,
+    return_after_end: ReturnAfterEnd = ReturnAfterEnd.EXPIRE,
 ) -> Allowance:
     return Allowance(
         key=key or entitlement,
@@ -88,6 +125,13 @@ def gives(
         refund=refund,
         on_cancel=on_cancel,
         leeway_seconds=leeway_seconds,
+        grace_seconds=grace_seconds,
+        on_change=on_change,
+        pause=pause,
+        rollover_units=rollover_units,
+        rollover_times=rollover_times,
+        extend_on_won=extend_on_won,
+        return_after_end=return_after_end,
     )
 
 
@@ -173,6 +217,26 @@ def refunded(
     return PurchaseRefunded(order_id=order, refund_id=refund, lines=lines, amount=amount)
 
 
+def refund_reversed(refund: str = "r1", reversal: str = "rr1", *, order: str = "o1") -> RefundReversed:
+    return RefundReversed(order_id=order, reversal_id=reversal, refund_id=refund)
+
+
+def dispute_opened(dispute: str = "d1", *, order: str = "o1") -> ChargebackOpened:
+    return ChargebackOpened(order_id=order, dispute_id=dispute)
+
+
+def dispute_won(dispute: str = "d1", *, order: str = "o1") -> ChargebackWon:
+    return ChargebackWon(order_id=order, dispute_id=dispute)
+
+
+def dispute_lost(dispute: str = "d1", *, order: str = "o1", amount: int | None = None) -> ChargebackLost:
+    return ChargebackLost(order_id=order, dispute_id=dispute, amount=amount)
+
+
+def order_transferred(to: str = "bob", transfer: str = "t1", *, order: str = "o1") -> PurchaseTransferred:
+    return PurchaseTransferred(order_id=order, transfer_id=transfer, to_customer_id=to)
+
+
 def item(sku: str = "plan", quantity: int = 1, item_id: str = "i1") -> SubscriptionItem:
     return SubscriptionItem(item_id=item_id, sku=sku, quantity=quantity)
 
@@ -189,9 +253,177 @@ def renewed(start: datetime, end: datetime, *items: SubscriptionItem, subscripti
     return SubscriptionRenewed(subscription_id=subscription, items=items, period_start=start, period_end=end)
 
 
+def trial_started(
+    start: datetime, end: datetime, *items: SubscriptionItem, subscription: str = "s1"
+) -> SubscriptionTrialStarted:
+    return SubscriptionTrialStarted(
+        subscription_id=subscription, items=items or (item(),), trial_start=start, trial_end=end
+    )
+
+
+def trial_converted(
+    start: datetime, end: datetime, *items: SubscriptionItem, subscription: str = "s1"
+) -> SubscriptionTrialConverted:
+    """Without items it goes on with those of the trial."""
+    return SubscriptionTrialConverted(subscription_id=subscription, items=items, period_start=start, period_end=end)
+
+
+def trial_expired(at: datetime, *, subscription: str = "s1") -> SubscriptionTrialExpired:
+    return SubscriptionTrialExpired(subscription_id=subscription, effective_at=at)
+
+
+def payment_failed(failure: str = "f1", *, subscription: str = "s1") -> SubscriptionPaymentFailed:
+    return SubscriptionPaymentFailed(subscription_id=subscription, failure_id=failure)
+
+
+def payment_recovered(recovery: str = "y1", *, subscription: str = "s1") -> SubscriptionPaymentRecovered:
+    return SubscriptionPaymentRecovered(subscription_id=subscription, recovery_id=recovery)
+
+
+def plan_changed(
+    sku: str,
+    at: datetime,
+    change: str = "ch1",
+    *,
+    item_id: str = "i1",
+    quantity: int | None = None,
+    period_end: datetime | None = None,
+    keep_schedule: bool = False,
+    subscription: str = "s1",
+) -> SubscriptionPlanChanged:
+    """With a `period_end` the anchor restarts: a period of its own begins."""
+    return SubscriptionPlanChanged(
+        subscription_id=subscription,
+        change_id=change,
+        item_id=item_id,
+        sku=sku,
+        effective_at=at,
+        quantity=quantity,
+        period_end=period_end,
+        keep_schedule=keep_schedule,
+    )
+
+
+def quantity_changed(
+    quantity: int,
+    at: datetime,
+    change: str = "ch1",
+    *,
+    item_id: str = "i1",
+    keep_schedule: bool = False,
+    subscription: str = "s1",
+) -> SubscriptionQuantityChanged:
+    return SubscriptionQuantityChanged(
+        subscription_id=subscription,
+        change_id=change,
+        item_id=item_id,
+        quantity=quantity,
+        effective_at=at,
+        keep_schedule=keep_schedule,
+    )
+
+
+def add_on_added(
+    added: SubscriptionItem, at: datetime, change: str = "ch1", *, subscription: str = "s1"
+) -> SubscriptionAddOnAdded:
+    return SubscriptionAddOnAdded(subscription_id=subscription, change_id=change, item=added, effective_at=at)
+
+
+def add_on_removed(
+    at: datetime, change: str = "ch2", *, item_id: str = "i2", subscription: str = "s1"
+) -> SubscriptionAddOnRemoved:
+    return SubscriptionAddOnRemoved(subscription_id=subscription, change_id=change, item_id=item_id, effective_at=at)
+
+
+def paused(at: datetime, pause: str = "p1", *, subscription: str = "s1") -> SubscriptionPaused:
+    return SubscriptionPaused(subscription_id=subscription, pause_id=pause, effective_at=at)
+
+
+def resumed(at: datetime, pause: str = "p1", *, subscription: str = "s1") -> SubscriptionResumed:
+    return SubscriptionResumed(subscription_id=subscription, pause_id=pause, effective_at=at)
+
+
+def cancellation_scheduled(
+    at: datetime, cancellation: str = "c1", *, subscription: str = "s1"
+) -> SubscriptionCancellationScheduled:
+    return SubscriptionCancellationScheduled(
+        subscription_id=subscription, cancellation_id=cancellation, effective_at=at
+    )
+
+
+def cancellation_withdrawn(cancellation: str = "c1", *, subscription: str = "s1") -> SubscriptionCancellationWithdrawn:
+    return SubscriptionCancellationWithdrawn(subscription_id=subscription, cancellation_id=cancellation)
+
+
 def cancelled(at: datetime, cancellation: str = "c1", *, subscription: str = "s1") -> SubscriptionCancelled:
     return SubscriptionCancelled(subscription_id=subscription, cancellation_id=cancellation, effective_at=at)
 
 
+def expired(at: datetime, expiry: str = "x1", *, subscription: str = "s1") -> SubscriptionExpired:
+    return SubscriptionExpired(subscription_id=subscription, expiry_id=expiry, effective_at=at)
+
+
+def revoked(at: datetime, revocation: str = "k1", *, subscription: str = "s1") -> SubscriptionRevoked:
+    """The store took it back."""
+    return SubscriptionRevoked(subscription_id=subscription, revocation_id=revocation, effective_at=at)
+
+
+def extended(new_period_end: datetime, extension: str = "n1", *, subscription: str = "s1") -> SubscriptionExtended:
+    return SubscriptionExtended(subscription_id=subscription, extension_id=extension, new_period_end=new_period_end)
+
+
+def transferred(to: str = "bob", transfer: str = "t1", *, subscription: str = "s1") -> SubscriptionTransferred:
+    return SubscriptionTransferred(subscription_id=subscription, transfer_id=transfer, to_customer_id=to)
+
+
+def assigned(
+    units: int | None,
+    at: datetime,
+    until: datetime | None = None,
+    *,
+    entitlement: str = "api",
+    assignment: str = "a1",
+    priority: int = 100,
+) -> EntitlementAssigned:
+    """Eve gave it by hand."""
+    return EntitlementAssigned(
+        assignment_id=assignment,
+        entitlement=entitlement,
+        effective_at=at,
+        actor="eve",
+        note="goodwill",
+        units=units,
+        expires_at=until,
+        priority=priority,
+    )
+
+
+def assigned_again(
+    at: datetime, until: datetime | None = None, *, units: int | None = None, assignment: str = "a1"
+) -> AssignmentRenewed:
+    return AssignmentRenewed(
+        assignment_id=assignment, effective_at=at, expires_at=until, units=units, actor="eve", note="once more"
+    )
+
+
+def assignment_extended(until: datetime, extension: str = "n1", *, assignment: str = "a1") -> AssignmentExtended:
+    return AssignmentExtended(
+        assignment_id=assignment, extension_id=extension, new_expires_at=until, actor="eve", note="a while longer"
+    )
+
+
+def assignment_revoked(at: datetime, revocation: str = "k1", *, assignment: str = "a1") -> AssignmentRevoked:
+    return AssignmentRevoked(
+        assignment_id=assignment, revocation_id=revocation, effective_at=at, actor="eve", note="it was a mistake"
+    )
+
+
 def used(units: int, entitlement: str = "api") -> UsageRecorded:
     return UsageRecorded(entitlement=entitlement, units=units)
+
+
+def usage_reversed(
+    usage: str, units: int | None = None, reversal: str = "v1", *, entitlement: str = "api"
+) -> UsageReversed:
+    """Of the usage told under that event id, `units` or all."""
+    return UsageReversed(entitlement=entitlement, reversal_id=reversal, usage_event_id=usage, units=units)

@@ -22,6 +22,7 @@ from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.events import (
     UNITS_MAX,
+    CustomersMerged,
     EntitlementAssigned,
     Event,
     Fact,
@@ -43,7 +44,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
-from ledger_worker.domain.owners import Held, Merges
+from ledger_worker.domain.owners import Held, Merge, goes_on_as
 from ledger_worker.domain.settlement import HistoryNeeded, Place, Transition, all_of, usage_tie
 from ledger_worker.domain.side import (
     MICROSECOND,
@@ -55,7 +56,7 @@ from ledger_worker.domain.side import (
     entries_of,
     told_of,
 )
-from ledger_worker.domain.sources import NO_MERGES, Folded, SourceState, fold, refold
+from ledger_worker.domain.sources import Folded, SourceState, fold, refold
 
 __all__ = [
     "AHEAD_MAX",
@@ -92,7 +93,6 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     customers: Mapping[str, LoadedCustomer]
     sources: Mapping[str, SourceState]
     claimants: Mapping[str, str]
-    merges: Merges = NO_MERGES
 
 
 class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,7 +272,9 @@ class _Decision:
         self._catalogue = catalogue
         self._timeline = timeline
         self._usage_kept = usage_kept
-        self._merges = loaded.merges
+        self._merges: dict[str, Merge] = {
+            customer_id: one.head.merge for customer_id, one in loaded.customers.items() if one.head.merge is not None
+        }
         self._sides: dict[str, Side] = {}
         self._sources: dict[str, SourceState] = {}
         self._seen: dict[tuple[str, UUID], bytes] = {}
@@ -296,6 +298,12 @@ class _Decision:
         if refused is not None:
             self._refuse(place, *refused)
             return None
+        if self._closes_circle(event):
+            message = (
+                f"{event.customer_id} would go on as itself, expected another customer than one that goes on as it"
+            )
+            self._refuse(place, DeadLetterReason.CIRCULAR_MERGE, message)
+            return None
         sides = self._touched_by(event)
         now = max((side.last + MICROSECOND for side in sides if side.last is not None), default=told.now)
         now = max(now, told.now)
@@ -315,6 +323,8 @@ class _Decision:
             self._fold(place, told, source_key(fact), now)
         elif isinstance(fact, OfferReached):
             self._reach(place, told, fact, now)
+        elif isinstance(fact, CustomersMerged):
+            self._merge(place, told, fact, now)
         else:
             msg = f"{type(fact).__name__} cannot be told from outside"
             raise TypeError(msg)
@@ -437,9 +447,10 @@ class _Decision:
 
     def _use(self, place: int, told: Told, fact: UsageRecorded, now: datetime) -> None:
         entitlement = fact.entitlement
-        side = self._side(told.event.customer_id)
-        book = side.open(entitlement)
         counted_at = min(told.event.occurred_at, now)
+        side = self._side(goes_on_as(told.event.customer_id, self._merges, counted_at))
+        book = side.open(entitlement)
+        self._hand_over_waiting(side, entitlement, told.key)
         usage = UsageFact(
             usage_key=told.key,
             at=counted_at,
@@ -463,10 +474,10 @@ class _Decision:
 
     def _reverse(self, place: int, told: Told, fact: UsageReversed, now: datetime) -> None:
         event = told.event
-        side = self._side(event.customer_id)
-        book = side.open(fact.entitlement)
         counted_at = min(event.occurred_at, now)
         reversal = _reversal(fact, event.event_source, event.event_id, counted_at)
+        side = self._user_of(event.customer_id, fact.entitlement, reversal.usage_key)
+        book = side.open(fact.entitlement)
         effect = _Effect(now)
         effect.touch(side, fact.entitlement)
         is_told_again = book.knows(reversal)
@@ -482,6 +493,83 @@ class _Decision:
             outcome = Outcome.APPLIED if lines else Outcome.NO_EFFECT
         self._keep(place, told, now, outcome, counted_at)
         self._post(told, effect)
+
+    def _aliases(self, customer_id: str) -> list[Side]:
+        """The customer and all who are the same person as it, by merges: whom it goes on as first."""
+        root = goes_on_as(customer_id, self._merges)
+        same = [each for each in self._side(root).linked if goes_on_as(each, self._merges) == root]
+        return [self._side(each) for each in (root, *same)]
+
+    def _user_of(self, customer_id: str, entitlement: str, usage_key: UUID) -> Side:
+        """Whose usage that is, of all who are the same person; whom they go on as where it was not told yet."""
+        if not self._merges:
+            return self._side(customer_id)
+        sides = self._aliases(customer_id)
+        return next((side for side in sides if side.open(entitlement).has_used(usage_key)), sides[0])
+
+    def _hand_over_waiting(self, side: Side, entitlement: str, usage_key: UUID) -> None:
+        """A reversal that waits for the usage at another id of the same person waits here."""
+        if not self._merges:
+            return
+        for other in self._aliases(side.customer_id):
+            if other is not side and other.open(entitlement).waits_for(usage_key):
+                side.open(entitlement).wait_for(usage_key)
+                return
+
+    # -- merges --
+
+    def _closes_circle(self, event: Event) -> bool:
+        fact = event.fact
+        return (
+            isinstance(fact, CustomersMerged)
+            and event.customer_id not in self._merges
+            and (goes_on_as(fact.into_customer_id, self._merges) == event.customer_id)
+        )
+
+    def _merge(self, place: int, told: Told, fact: CustomersMerged, now: datetime) -> None:
+        """The customer goes on as the other: sources and what they give, overage and debt, and usage since then."""
+        old, into = told.event.customer_id, fact.into_customer_id
+        at = min(told.event.occurred_at, now)
+        if old in self._merges:
+            is_same = goes_on_as(old, self._merges) == goes_on_as(into, self._merges)
+            self._keep(place, told, now, Outcome.ALREADY_MERGED if is_same else Outcome.CONTRADICTED, at)
+            return
+        self._keep(place, told, now, Outcome.APPLIED, at)
+        before = dict(self._merges)
+        self._merges[old] = Merge(fact.merge_id, at, into)
+        self._link((old, into))
+        effect = _Effect(now)
+        for key in sorted({*self._loaded.sources, *self._sources}, key=str.encode):
+            state = self._sources.get(key) or self._loaded.sources[key]
+            folded = refold(state, key, self._catalogue, before, self._merges)
+            if folded.state != state or folded.before != folded.terms:
+                self._sources[key] = folded.state
+                self._link({state.claimant, *(holding.customer_id for holding in folded.owners)})
+                self._book(folded, effect)
+        side = self._side(old)
+        side.merge = self._merges[old]
+        for entitlement in sorted(side.books):
+            self._leave(side, entitlement, at, effect)
+        self._couple(effect)
+        self._post(told, effect)
+
+    def _leave(self, side: Side, entitlement: str, at: datetime, effect: _Effect) -> None:
+        """Overage, debt and later usage of one entitlement go on with the customer."""
+        book = side.open(entitlement)
+        effect.touch(side, entitlement)
+        lines, usage = book.leave(at, effect.now)
+        effect.add(side, entries_of(book, lines, {}))
+        side.is_changed(entitlement)
+        gone_to: dict[str, list[UsageFact]] = {}
+        for each in usage:
+            gone_to.setdefault(goes_on_as(side.customer_id, self._merges, each.at), []).append(each)
+        for customer_id, theirs in sorted(gone_to.items()):
+            receiver = self._side(customer_id)
+            other = receiver.open(entitlement)
+            effect.touch(receiver, entitlement)
+            other.take_over_usage(theirs)
+            effect.add(receiver, entries_of(other, other.receive(other.arrived(), effect.until), {}))
+            receiver.is_changed(entitlement)
 
     # -- sources --
 
@@ -553,6 +641,7 @@ class _Decision:
         Each round goes on to a later instant, so it ends with the last transfer.
         """
         for side, entitlement in effect.touched:
+            self._deliver(side, entitlement, effect)
             for grant in list(side.books[entitlement].grants.values()):
                 terms = grant.terms
                 if terms.moves_to is None or terms.amount is None or terms.rolls_into is None:
@@ -576,6 +665,25 @@ class _Decision:
                 receiver.is_changed(entitlement)
                 # Its own children may have changed by that, also where it was looked at before.
                 effect.touched.append((receiver, entitlement))
+
+    def _deliver(self, side: Side, entitlement: str, effect: _Effect) -> None:
+        """What has left the book of a customer who goes on as another has arrived in the other's."""
+        book = side.books[entitlement]
+        if side.merge is None or not book.has_new_parcels:
+            return
+        receiver = self._side(side.merge.into)
+        other = receiver.open(entitlement)
+        effect.touch(receiver, entitlement)
+        from_others = [
+            parcel
+            for each in self._sides.values()
+            if each is not side and each.merge is not None and each.merge.into == receiver.customer_id
+            for parcel in each.open(entitlement).parcels()
+        ]
+        parcels = [*book.parcels(), *from_others]
+        effect.add(receiver, entries_of(other, other.receive(parcels, effect.until), {}))
+        receiver.is_changed(entitlement)
+        effect.touched.append((receiver, entitlement))
 
     # -- keeping and posting --
 
@@ -638,6 +746,8 @@ def _named_by(event: Event) -> tuple[str, ...]:
     fact = event.fact
     if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
         return (event.customer_id, fact.to_customer_id)
+    if isinstance(fact, CustomersMerged):
+        return (event.customer_id, fact.into_customer_id)
     return (event.customer_id,)
 
 

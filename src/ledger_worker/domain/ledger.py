@@ -59,6 +59,10 @@ class Kind(StrEnum):
     PAY_OVERAGE = "pay_overage"
     MOVE = "move"
     RECEIVE = "receive"
+    LEAVE_OVERAGE = "leave_overage"
+    LEAVE_DEBT = "leave_debt"
+    ARRIVE_OVERAGE = "arrive_overage"
+    ARRIVE_DEBT = "arrive_debt"
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +95,10 @@ EFFECTS = {
     Kind.PAY_OVERAGE: Effect(available=-1, used=1, overage=-1, used_total=1),
     Kind.MOVE: Effect(available=-1, moved=1),
     Kind.RECEIVE: Effect(granted=1, available=1),
+    Kind.LEAVE_OVERAGE: Effect(usage=-1, overage=-1),
+    Kind.LEAVE_DEBT: Effect(usage=-1, debt=-1),
+    Kind.ARRIVE_OVERAGE: Effect(usage=1, overage=1),
+    Kind.ARRIVE_DEBT: Effect(usage=1, debt=1),
 }
 
 
@@ -227,13 +235,17 @@ class Line(msgspec.Struct, frozen=True):
         return (self.kind, self.at, self.grant_id, self.usage_key, self.cut_id)
 
 
-class Debt(msgspec.Struct, frozen=True):
-    """Units owed: usage that `cut_id` un-covered at `at` (or overage that is carried, `cut_id` None)."""
+class Debt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Units owed: usage that `cut_id` un-covered at `at` (or overage that is carried, `cut_id` None).
+
+    `tie` orders those of one instant.
+    """
 
     at: datetime
     usage_key: UUID
     cut_id: str | None
     units: int
+    tie: str = ""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,11 +14,11 @@ from uuid import UUID
 import msgspec
 
 from ledger_worker.domain.events import PurchaseTransferred, SubscriptionTransferred
-from ledger_worker.domain.ledger import Cut, CutPolicy, GrantTerms, Origin
+from ledger_worker.domain.ledger import NEVER, Cut, CutPolicy, GrantTerms, Origin
 from ledger_worker.domain.stretches import child_id, clipped
 from ledger_worker.domain.told import Latest, PlacedFact, RecordedFact, in_order
 
-__all__ = ["Held", "Holding", "Merge", "Merges", "accepted", "holdings", "holds"]
+__all__ = ["Held", "Holding", "Merge", "Merges", "accepted", "goes_on_as", "holdings", "holds"]
 
 
 class Merge(msgspec.Struct, frozen=True):
@@ -83,14 +83,14 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
             transfers.tell(fact.transfer_id, place, at, (giver, fact.to_customer_id))
     told = [(transfer.at, transfer_id, *transfer.content) for transfer_id, transfer in transfers.items()]
     home = claimant
-    if told and _then(claimant, merges, told[0][0]) != _then(told[0][2], merges, told[0][0]):
+    if told and goes_on_as(claimant, merges, told[0][0]) != goes_on_as(told[0][2], merges, told[0][0]):
         home = told[0][2]
     chain = [Holding(home, None, "")]
     for at, transfer_id, giver, receiver in told:
         _merge(chain, merges, at)
         owner = chain[-1].customer_id
-        to = _then(receiver, merges, at)
-        if owner == _then(giver, merges, at) and owner != to:
+        to = goes_on_as(receiver, merges, at)
+        if owner == goes_on_as(giver, merges, at) and owner != to:
             chain.append(Holding(to, at, transfer_id))
     _merge(chain, merges, None)
     return _without_detours(chain)
@@ -112,7 +112,7 @@ def _is_transfer(fact: RecordedFact) -> bool:
 
 def _is_of(recorded: RecordedFact, members: set[str], claimant: str, merges: Merges) -> bool:
     teller = recorded.customer_id or claimant
-    if teller in members or _then(teller, merges, recorded.occurred_at) in members:
+    if teller in members or goes_on_as(teller, merges, recorded.occurred_at) in members:
         return True
     fact = recorded.fact
     return isinstance(fact, PurchaseTransferred | SubscriptionTransferred) and fact.to_customer_id in members
@@ -139,8 +139,8 @@ def _merge(chain: list[Holding], merges: Merges, until: datetime | None) -> None
         chain.append(Holding(merge.into, merge.at if since is None else max(merge.at, since), merge.merge_id))
 
 
-def _then(customer_id: str, merges: Merges, at: datetime) -> str:
-    """Who the customer is at that instant."""
+def goes_on_as(customer_id: str, merges: Merges, at: datetime = NEVER) -> str:
+    """Who the customer is at that instant: itself, or whom it went on as."""
     merge = merges.get(customer_id)
     while merge is not None and merge.at <= at:
         customer_id = merge.into

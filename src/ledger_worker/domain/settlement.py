@@ -14,6 +14,9 @@ Usage that was reversed burns only what is left of it. The reversed units would 
 would have covered them are known; where they have ended and their offer says so, a run makes a child of what came back
 and was not needed (RULES 17). Such a child is the one kind of grant that no source names.
 
+When a customer goes on as another (RULES 34), its overage and debt leave at that instant, with their part of `usage`, and
+arrive in the other's book as what they are. Both sides are lines; what they carry beside their units is in `Parcel`.
+
 A step that needs the account's history (all grants, usage and booked lines) and has none raises `HistoryNeeded`; the
 caller loads it and decides the customer anew.
 """
@@ -60,6 +63,7 @@ __all__ = [
     "usage_tie",
 ]
 
+_LEAVE, _ARRIVE = "0!", "1"
 _END, _BEGIN, _SUSPEND, _CUT, _PAY, _USE = "0", "2", "3", "4", "5", "7"
 _AFTER_ALL = "8"
 _LIFT_SUFFIX = "/lift"
@@ -108,6 +112,36 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     def is_payment(self) -> bool:
         """Whether it is the payment of what is owed, which moves units and ends no access."""
         return self.place[1][0] == _PAY
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """Overage or debt on its way from one customer to another: from `at`, of the usage at `used_at`, owed as `debt` says."""
+
+    at: datetime
+    used_at: datetime
+    debt: Debt
+
+    @property
+    def place(self) -> Place:
+        """Where it arrives."""
+        return (self.at, f"{_ARRIVE}{self.debt.at.isoformat()}{self.debt.tie}")
+
+    @property
+    def label(self) -> str:
+        """What its lines carry beside usage and units."""
+        cut_id = self.debt.cut_id
+        cut = "" if cut_id is None else cut_id
+        told = f"{self.used_at.isoformat()}|{self.debt.at.isoformat()}|{-1 if cut_id is None else len(cut)}"
+        return f"{told}|{cut}{self.debt.tie}"
+
+    @classmethod
+    def of_line(cls, line: Line) -> "Parcel":
+        """The parcel that a line of leaving or arriving tells of."""
+        used_at, owed_at, length, rest = (line.cut_id or "").split("|", 3)
+        size = int(length)
+        cut_id, tie = (None, rest) if size < 0 else (rest[:size], rest[size:])
+        debt = Debt(datetime.fromisoformat(owed_at), line.usage_key or UUID(int=0), cut_id, line.units, tie)
+        return cls(line.at, datetime.fromisoformat(used_at), debt)
 
 
 class BookedGrant(msgspec.Struct):
@@ -159,6 +193,12 @@ def usage_tie(event_source: str, event_id: str) -> str:
     return f"{event_source}\x1f{event_id}"
 
 
+_Happening = BookedGrant | UsageFact | Parcel | None
+"""What happens in a run; None is the leaving of a customer who goes on as another."""
+_LEAVING = frozenset({Kind.LEAVE_OVERAGE, Kind.LEAVE_DEBT})
+_ARRIVING = frozenset({Kind.ARRIVE_OVERAGE, Kind.ARRIVE_DEBT})
+
+
 class Book:
     """One customer's account of one entitlement while it is being settled.
 
@@ -177,6 +217,7 @@ class Book:
         self.entitlement = entitlement
         self.history = history
         self.customer_id = ""
+        self.leaves_at: datetime | None = None
         self.posting = 0
         self.new_usage: list[UsageFact] = []
         self.new_reversals: list[Reversal] = []
@@ -185,8 +226,12 @@ class Book:
         self.made: dict[UUID, GrantTerms] = {}
         self._burnt = 0
         self._is_run = False
-        self._coming: list[tuple[Place, int, BookedGrant | UsageFact]] = []
+        self._coming: list[tuple[Place, int, _Happening]] = []
         self._reversed: dict[UUID, list[Reversal]] = {}
+        self._overage_of: dict[UUID, Debt] = {}
+        self._borders: list[datetime] = []
+        self._arrivals: tuple[Parcel, ...] | None = None
+        self._used_at: dict[UUID, datetime] = {}
         self.place: Place | None
         self.waiting: tuple[UUID, ...]
         self._restore(account, grants if history is None else history.grants)
@@ -250,6 +295,10 @@ class Book:
         minutes overtake each other cost no run.
         """
         place = (usage.at, _USE + usage.tie)
+        if self.leaves_at is not None:
+            self._require_history()
+            self.new_usage.append(usage)
+            return self._settle_again(all_of(until))
         if usage.usage_key in self.waiting:
             self._require_history()
             self.waiting = tuple(key for key in self.waiting if key != usage.usage_key)
@@ -276,9 +325,55 @@ class Book:
         history = self._require_history()
         self.new_reversals.append(reversal)
         known = {usage.usage_key for usage in (*history.usage, *self.new_usage)}
-        if reversal.usage_key not in known and reversal.usage_key not in self.waiting:
-            self.waiting = tuple(sorted((*self.waiting, reversal.usage_key), key=_uuid_bytes))
+        if reversal.usage_key not in known:
+            self.wait_for(reversal.usage_key)
         return self._settle_again(all_of(until))
+
+    def wait_for(self, usage_key: UUID) -> None:
+        """The usage was reversed before it was told."""
+        if usage_key not in self.waiting:
+            self.waiting = tuple(sorted((*self.waiting, usage_key), key=_uuid_bytes))
+
+    def has_used(self, usage_key: UUID) -> bool:
+        """Whether the usage is one of this account; needs the history."""
+        return any(usage.usage_key == usage_key for usage in (*self._require_history().usage, *self.new_usage))
+
+    def take_over_usage(self, usage: Sequence[UsageFact]) -> None:
+        """Usage told of a customer who went on as this one counts here; whoever calls settles again."""
+        self._require_history()
+        self.new_usage += usage
+
+    def leave(self, leaves_at: datetime, until: datetime) -> tuple[list[Line], list[UsageFact]]:
+        """The customer has gone on as another since `leaves_at`: overage and debt leave, usage since then is given up.
+
+        Returns the lines, and that usage.
+        """
+        history = self._require_history()
+        self.leaves_at = leaves_at
+        gone = [usage for usage in (*history.usage, *self.new_usage) if usage.at >= leaves_at]
+        self.history = msgspec.structs.replace(
+            history, usage=tuple(usage for usage in history.usage if usage.at < leaves_at)
+        )
+        self.new_usage = [usage for usage in self.new_usage if usage.at < leaves_at]
+        return self._settle_again(all_of(until)), gone
+
+    def parcels(self) -> list[Parcel]:
+        """What has left the book, as it is booked."""
+        return _parcels((*self._require_history().lines, *self.new_lines), _LEAVING)
+
+    def arrived(self) -> list[Parcel]:
+        """What has arrived in the book, as it is booked."""
+        return _parcels((*self._require_history().lines, *self.new_lines), _ARRIVING)
+
+    def receive(self, parcels: Sequence[Parcel], until: Place) -> list[Line]:
+        """These parcels, and no others, have arrived; the account is settled again."""
+        self._arrivals = tuple(parcels)
+        return self._settle_again(until if self.place is None else max(until, self.place))
+
+    @property
+    def has_new_parcels(self) -> bool:
+        """Whether what leaves the book has changed since it was opened."""
+        return any(line.kind in _LEAVING for line in self.new_lines)
 
     def waits_for(self, usage_key: UUID) -> bool:
         """Whether the usage was reversed before it was told."""
@@ -623,10 +718,12 @@ class Book:
             kind = Kind.PAY_OVERAGE if owed.cut_id is None else Kind.PAY_DEBT
             lines.append(self._move(kind, at, grant, units, owed.usage_key, owed.cut_id))
             self._covers(grant, owed.usage_key, units)
+            rest = msgspec.structs.replace(owed, units=owed.units - units)
             if owed.cut_id is None:
-                self._shrink_stretch(owed.at, units)
-            if units < owed.units:
-                left.append(Debt(owed.at, owed.usage_key, owed.cut_id, owed.units - units))
+                self._shrink_stretch(self._used_at.get(owed.usage_key, owed.at), units)
+                self._overage_of[owed.usage_key] = rest
+            if rest.units:
+                left.append(rest)
         self.owed = left
         return lines
 
@@ -712,8 +809,52 @@ class Book:
             lines.append(self._move(kind, cut.at, by_id[grant_id], units, usage_key, cut.cut_id))
             owed_of[usage_key] += units
         if kind is Kind.DEBT:
-            self.owed += [Debt(cut.at, usage_key, cut.cut_id, units) for usage_key, units in owed_of.items()]
+            debts = [
+                Debt(cut.at, usage_key, cut.cut_id, units, f"{_CUT}{lineage[0].terms.grant_id.hex}{place:04}")
+                for place, (usage_key, units) in enumerate(owed_of.items())
+            ]
+            if self.leaves_at is not None and cut.at >= self.leaves_at:
+                lines += [self._send(debt, cut.at) for debt in debts]
+            else:
+                self.owed += debts
         return lines
+
+    def _leave(self, at: datetime) -> list[Line]:
+        """Overage and debt go on to whom the customer goes on as."""
+        owed = [debt for debt in self.owed if debt.cut_id is not None]
+        over = [debt for debt in self._overage_of.values() if debt.units]
+        self.owed = []
+        self._overage_of = {}
+        self.overage_since = [(started_at, 0) for started_at, _ in self.overage_since]
+        return [self._send(debt, at) for debt in (*over, *owed)]
+
+    def _send(self, debt: Debt, at: datetime) -> Line:
+        parcel = Parcel(at, self._used_at.get(debt.usage_key, debt.at), debt)
+        kind = Kind.LEAVE_OVERAGE if debt.cut_id is None else Kind.LEAVE_DEBT
+        return self._move(kind, at, None, debt.units, debt.usage_key, parcel.label)
+
+    def _arrive(self, parcel: Parcel) -> list[Line]:
+        """Overage or debt of a customer who went on as this one is this one's, owed since its own instant."""
+        debt = parcel.debt
+        self._used_at[debt.usage_key] = parcel.used_at
+        is_overage = debt.cut_id is None
+        kind = Kind.ARRIVE_OVERAGE if is_overage else Kind.ARRIVE_DEBT
+        if is_overage:
+            self._overage_of[debt.usage_key] = debt
+            self._add_to_stretch(parcel.used_at, debt.units)
+        if not is_overage or self.entitlement.overage is OveragePolicy.CARRY:
+            self.owed = sorted((*self.owed, debt), key=_owed_order)
+        return [self._move(kind, parcel.at, None, debt.units, debt.usage_key, parcel.label)]
+
+    def _add_to_stretch(self, at: datetime, units: int) -> None:
+        """Overage that happened at `at` counts with that of its stretch, if any asks for that one still."""
+        started_at = max((border for border in self._borders if border <= at), default=at)
+        oldest = min((grant.terms.effective_at for grant in self.active), default=started_at)
+        if self.last_end is not None and started_at < min(oldest, self.last_end):
+            return
+        counted = dict(self.overage_since)
+        counted[started_at] = counted.get(started_at, 0) + units
+        self.overage_since = sorted(counted.items())
 
     def _burn(self, usage: UsageFact) -> list[Line]:
         """Usage burns the grants that are active and not suspended in their order; what none covers is overage."""
@@ -733,6 +874,9 @@ class Book:
                 if not left:
                     return lines
         lines.append(self._move(Kind.OVERAGE, usage.at, None, left, usage.usage_key))
+        owed = Debt(usage.at, usage.usage_key, None, left, _USE + usage.tie)
+        if self._is_run:
+            self._overage_of[usage.usage_key] = owed
         if self.overage_since:
             started_at, units = self.overage_since[-1]
             self.overage_since[-1] = (started_at, units + left)
@@ -741,7 +885,7 @@ class Book:
             started_at = max(starts if self.last_end is None else [*starts, self.last_end], default=usage.at)
             self.overage_since.append((started_at, left))
         if self.entitlement.overage is OveragePolicy.CARRY:
-            self.owed.append(Debt(usage.at, usage.usage_key, None, left))
+            self.owed.append(owed)
         return lines
 
     def _left_of(self, usage: UsageFact, reversals: Sequence[Reversal]) -> int:
@@ -813,6 +957,8 @@ class Book:
 
         Those before every active grant and before the last end are dropped: whatever is suspended, none asks for them.
         """
+        if self._is_run:
+            self._borders.append(at)
         if self.overage_since and self.overage_since[-1][0] == at:
             return
         if self.overage_since and self.overage_since[-1][1] == 0:
@@ -872,7 +1018,10 @@ class Book:
         """A run from nothing over all terms and usage; returns the difference to what is booked, line by line."""
         history = self._require_history()
         run = self._fresh_run()
-        target = run.run_all((*history.usage, *self.new_usage), (*history.reversals, *self.new_reversals), until)
+        arriving = self.arrived() if self._arrivals is None else self._arrivals
+        target = run.run_all(
+            (*history.usage, *self.new_usage), (*history.reversals, *self.new_reversals), until, arriving
+        )
         difference = _difference([*history.lines, *self.new_lines], target)
         self._take_over(run)
         return self._booked(difference)
@@ -882,6 +1031,7 @@ class Book:
         run = Book(self.entitlement, Account(entitlement=self.entitlement.key, waiting=self.waiting), ())
         run.posting = self.posting
         run.customer_id = self.customer_id
+        run.leaves_at = self.leaves_at
         run._is_run = True  # noqa: SLF001 - it is one of its own kind
         for grant_id, grant in self.grants.items():
             if grant.terms.origin is Origin.REGRANT:
@@ -890,11 +1040,21 @@ class Book:
             run.grants[grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
         return run
 
-    def run_all(self, usage: Sequence[UsageFact], reversals: Sequence[Reversal], until: Place) -> list[Line]:
+    def run_all(
+        self,
+        usage: Sequence[UsageFact],
+        reversals: Sequence[Reversal],
+        until: Place,
+        arriving: Sequence[Parcel] = (),
+    ) -> list[Line]:
         """Everything up to `until` has happened, on a book that is still empty. Returns all its lines."""
         lines: list[Line] = []
         self._reversed = _by_usage(reversals)
         self._coming = [((fact.at, _USE + fact.tie), 0, fact) for fact in usage]
+        self._coming += [(parcel.place, 0, parcel) for parcel in arriving]
+        self._used_at = {fact.usage_key: fact.at for fact in usage} if self.leaves_at is not None or arriving else {}
+        if self.leaves_at is not None:
+            self._coming.append(((self.leaves_at, _LEAVE), 0, None))
         for grant in self.grants.values():
             if grant.phase is Phase.VOID:
                 continue
@@ -907,10 +1067,12 @@ class Book:
             place, _, what = heappop(self._coming)
             if isinstance(what, UsageFact):
                 lines += self._burn(what)
-            elif place <= until:
+            elif place > until:
+                continue
+            elif isinstance(what, BookedGrant):
                 lines += self._happen(place, what)
             else:
-                continue
+                lines += self._leave(place[0]) if what is None else self._arrive(what)
             self.place = place if self.place is None else max(self.place, place)
         return lines
 
@@ -946,6 +1108,23 @@ def is_suspended(terms: GrantTerms, at: datetime) -> bool:
 def is_open(suspension: Suspension, at: datetime) -> bool:
     """Whether the cause is open at `at`."""
     return suspension.starts_at <= at and (suspension.ends_at is None or at < suspension.ends_at)
+
+
+def _parcels(lines: Iterable[Line], kinds: frozenset[Kind]) -> list[Parcel]:
+    """The parcels that the lines come to, in the order of their places."""
+    units: dict[tuple[Kind, datetime, UUID | None, UUID | None, str | None], int] = defaultdict(int)
+    for line in lines:
+        if line.kind in kinds:
+            units[line.identity()] += line.units
+    return sorted((Parcel.of_line(Line(*identity, total)) for identity, total in units.items() if total), key=_place_of)
+
+
+def _place_of(parcel: Parcel) -> Place:
+    return parcel.place
+
+
+def _owed_order(debt: Debt) -> tuple[datetime, bool, str]:
+    return (debt.at, debt.cut_id is None, debt.tie)
 
 
 def _receives(terms: GrantTerms) -> bool:

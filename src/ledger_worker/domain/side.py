@@ -27,6 +27,7 @@ from ledger_worker.domain.ledger import (
     UsageFact,
     posting_hash,
 )
+from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.settlement import Book, History, Transition
 
 __all__ = ["MICROSECOND", "BookedAccount", "CustomerHead", "LoadedCustomer", "Side", "Told", "entries_of", "told_of"]
@@ -38,7 +39,7 @@ class CustomerHead(msgspec.Struct, frozen=True, kw_only=True):
     """The lock row: where a customer's postings, changes and hash chain stand.
 
     `linked` are the customers that transfers and merges tie it to, itself left out: whatever reaches back in its books
-    may reach theirs.
+    may reach theirs. `merge` is set when it goes on as another.
     """
 
     customer_id: str
@@ -48,6 +49,7 @@ class CustomerHead(msgspec.Struct, frozen=True, kw_only=True):
     recorded_at: datetime | None = None
     is_parked: bool = False
     linked: tuple[str, ...] = ()
+    merge: Merge | None = None
 
 
 class LoadedCustomer(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +106,7 @@ class Side:
         head = loaded.head
         self.customer_id = head.customer_id
         self.linked = head.linked
+        self.merge = head.merge
         self.last = head.recorded_at
         self.postings: list[Posting] = []
         self.changes: list[Change] = []
@@ -139,6 +142,7 @@ class Side:
             )
             self.books[entitlement] = book
             book.customer_id = self.customer_id
+            book.leaves_at = None if self.merge is None else self.merge.at
         book.posting = self._number + 1
         return book
 
@@ -312,6 +316,7 @@ class Side:
             recorded_at=self.last,
             is_parked=self._is_parked,
             linked=self.linked,
+            merge=self.merge,
         )
 
     def booked(self) -> tuple[tuple[BookedAccount, ...], tuple[Grant, ...]]:
