@@ -7,7 +7,7 @@ from uuid import UUID
 
 from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.events import Event
+from ledger_worker.domain.events import Event, event_key
 from ledger_worker.domain.ledger import EFFECTS, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id, terms
@@ -193,10 +193,6 @@ def assert_as_the_oracle_says(world: World, at: datetime) -> None:
     expected_terms = [_comparable(one, holder_of) for one in expected_given]
     assert sorted(booked_terms(world), key=_by_name) == sorted(expected_terms, key=_by_name)
     expected = outcomes(events, world.catalogue, NAMES, at, counted, homes)
-    keys = {
-        (decided.event.customer_id, decided.event.event_source, decided.event.event_id): decided.key
-        for decided in world.inbox.values()
-    }
     for customer_id, customer in world.customers.items():
         for entitlement in world.catalogue.entitlements:
             of = expected.get((customer_id, entitlement))
@@ -214,7 +210,7 @@ def assert_as_the_oracle_says(world: World, at: datetime) -> None:
                 continue
             booked = (account.usage, account.used_total, account.overage, account.debt, account.forgiven)
             assert booked == (of.usage, of.used, of.overage, of.debt, of.forgiven), (customer_id, entitlement)
-            told = {keys[customer_id, *usage]: dict(by) for usage, by in of.coverage.items()}
+            told = {event_key(*usage): dict(by) for usage, by in of.coverage.items()}
             assert coverage(world, entitlement, customer_id) == {key: by for key, by in told.items() if by}
             for key, counts in of.grants.items():
                 assert counts == booked_counts(customer, key), (customer_id, entitlement)

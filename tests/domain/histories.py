@@ -386,6 +386,8 @@ def resent(integer: Integer, facts: Sequence[tuple[Event, datetime]], place: int
     event, arrived_at = facts[integer(0, len(facts) - 1)]
     if isinstance(event.fact, SourceFact | UsageReversed) and integer(0, 2):
         later = event.occurred_at + integer(0, 6) * TICK
+        if isinstance(event.fact, PurchaseTransferred | SubscriptionTransferred):
+            later = event.occurred_at  # who gives it is the teller as he was known then
         event = msgspec.structs.replace(event, event_id=f"again-{place}", occurred_at=later)
         arrived_at = max(arrived_at, later)
     return event, arrived_at + integer(0, 3) * TICK

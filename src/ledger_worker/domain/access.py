@@ -68,7 +68,7 @@ def picture(book: Book) -> EntitlementPicture:
         debt=book.debt,
         forgiven=book.forgiven,
         level=_level(book, force),
-        over_allocated=sum(grant.short for grant in book.active),
+        over_allocated=sum(grant.short for grant in book.active if not grant.is_empty_child),
     )
 
 

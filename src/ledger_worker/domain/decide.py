@@ -560,16 +560,18 @@ class _Decision:
         lines, usage = book.leave(at, effect.now)
         effect.add(side, entries_of(book, lines, {}))
         side.is_changed(entitlement)
-        gone_to: dict[str, list[UsageFact]] = {}
-        for each in usage:
-            gone_to.setdefault(goes_on_as(side.customer_id, self._merges, each.at), []).append(each)
-        for customer_id, theirs in sorted(gone_to.items()):
-            receiver = self._side(customer_id)
-            other = receiver.open(entitlement)
-            effect.touch(receiver, entitlement)
-            other.take_over_usage(theirs)
-            effect.add(receiver, entries_of(other, other.receive(other.arrived(), effect.until), {}))
-            receiver.is_changed(entitlement)
+        same = self._aliases(side.customer_id)
+        reversals = {one.tie: one for each in same for one in each.open(entitlement).reversals()}
+        for other in same:
+            theirs = [
+                each for each in usage if goes_on_as(side.customer_id, self._merges, each.at) == other.customer_id
+            ]
+            if not theirs and not reversals:
+                continue
+            effect.touch(other, entitlement)
+            adopted = other.open(entitlement).adopt(theirs, tuple(reversals.values()), effect.until)
+            effect.add(other, entries_of(other.open(entitlement), adopted, {}))
+            other.is_changed(entitlement)
 
     # -- sources --
 

@@ -338,10 +338,19 @@ class Book:
         """Whether the usage is one of this account; needs the history."""
         return any(usage.usage_key == usage_key for usage in (*self._require_history().usage, *self.new_usage))
 
-    def take_over_usage(self, usage: Sequence[UsageFact]) -> None:
-        """Usage told of a customer who went on as this one counts here; whoever calls settles again."""
-        self._require_history()
+    def reversals(self) -> tuple[Reversal, ...]:
+        """Every reversal that was told of this account; needs the history."""
+        return (*self._require_history().reversals, *self.new_reversals)
+
+    def adopt(self, usage: Sequence[UsageFact], reversals: Sequence[Reversal], until: Place) -> list[Line]:
+        """Usage of a customer who went on as this one counts here too, and what anyone told to reverse it.
+
+        `reversals` are all that were told of both. The account is settled again.
+        """
+        self.history = msgspec.structs.replace(self._require_history(), reversals=tuple(reversals))
+        self.new_reversals = []
         self.new_usage += usage
+        return self._settle_again(until if self.place is None else max(until, self.place))
 
     def leave(self, leaves_at: datetime, until: datetime) -> tuple[list[Line], list[UsageFact]]:
         """The customer has gone on as another since `leaves_at`: overage and debt leave, usage since then is given up.
@@ -531,6 +540,8 @@ class Book:
 
     def _reaches_back(self, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]) -> bool:
         """Whether the new terms change anything at or before the book's position."""
+        if self.leaves_at is not None:
+            return True
         if self.place is None:
             return False
         for grant_id in before.keys() | after.keys():

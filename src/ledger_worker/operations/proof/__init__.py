@@ -1,6 +1,6 @@
 """The proof of a group: everything that is stored of its customers, recomputed, and what does not agree, named.
 
-A group is most often one customer alone; customers whom transfers tie to each other are proven together, because a
+A group is most often one customer alone; customers whom sources tie to each other are proven together, because a
 fact told of one may move units in the books of another. `group` is where a proof begins, `rows` are what it reads and
 `findings` what it leaves; the checks are in `inbox`, `chain`, `sources`, `units` and `settlement`.
 

@@ -1,6 +1,7 @@
 """Postings and their entries: numbered without a gap, each of an event that was told, each a link of the hash chain.
 
-What an event does to another customer is posted there and names the customer it was told to, whose inbox has it.
+What an event does to another customer, also one of what falls due, is posted there and names the customer it was told
+to, whose inbox has it.
 """
 
 from collections import defaultdict

@@ -14,7 +14,10 @@ class Check(StrEnum):
     """What is recomputed, in the order in which it is done for one group; the last two are of the whole ledger."""
 
     EVENT = "event"
-    """The key, the content hash and the columns of each event follow from its id and its payload."""
+    """The key, the content hash and the columns of each event follow from its id and its payload.
+
+    Its outcome is one of the closed list: what was true when it was applied is not judged again.
+    """
     POSTING = "posting"
     """Postings are numbered from 1 without a gap, their instants rise, and each is of an event with its content."""
     HASH_CHAIN = "hash_chain"
@@ -22,7 +25,7 @@ class Check(StrEnum):
     ENTRY = "entry"
     """Each entry is a numbered line of a posting that exists."""
     CUSTOMER = "customer"
-    """The customer stands at its last posting, its lane follows from its id, and transfers tie it to whom it names."""
+    """The customer stands at its last posting, its lane follows from its id, and sources tie it to whom it names."""
     SOURCE = "source"
     """The recorded facts, folded again, give the stored state, in the keeping of whom the source was first told of."""
     TERMS = "terms"

@@ -1,11 +1,11 @@
 """Sources: whose they are by the facts, the state that folding them gives, and the terms of each holder's grants.
 
-What is told of a source may be in the inbox of whoever owned it at some time. The inboxes of the group are therefore
-read again in the order in which their events were recorded: who owned the source then says whether a fact was folded
-or awaited its transfer, a transfer takes in those that waited for it, and ties its owners to each other for good.
+What is told of a source is in the inboxes of all who told of it, and a source ties these and its owners to each other.
+So a group has every fact of its sources; which of them count, and who owns the source, follows from the facts alone,
+whatever their order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -13,39 +13,26 @@ import msgspec
 
 from ledger_worker.domain.events import Event, PurchaseTransferred, SourceFact, SubscriptionTransferred, source_key
 from ledger_worker.domain.ledger import Grant, GrantTerms, Kind, Origin, Phase
-from ledger_worker.domain.outcomes import Outcome
-from ledger_worker.domain.sources import RecordedFact, SourceState, owners_of, recorded, terms
-from ledger_worker.domain.told import in_order
+from ledger_worker.domain.owners import Merges, accepted
+from ledger_worker.domain.sources import RecordedFact, SourceState, recorded, refold
 from ledger_worker.operations.proof.findings import Check, Findings, differing
-from ledger_worker.operations.proof.rows import (
-    EventRow,
-    GrantRow,
-    Member,
-    Published,
-    SourceRow,
-    event_name,
-    grant_name,
-)
+from ledger_worker.operations.proof.rows import EventRow, GrantRow, Member, Published, SourceRow, grant_name
 
-__all__ = ["HandedOn", "Replayed", "check_sources", "check_terms", "check_ties", "handed_on", "replay", "to_child"]
+__all__ = ["HandedOn", "ToldSource", "check_sources", "check_terms", "check_ties", "handed_on", "told_of", "to_child"]
 
-Told = tuple[EventRow, Event]
-"""An event about a source: as it is stored, and as it was told."""
 Given = dict[UUID, GrantTerms]
 """What the sources give one customer, by grant id."""
 
 
-class Replayed(msgspec.Struct):
-    """One source, told again: of whom it was told first, its facts as they were folded, and who was tied by them.
+class ToldSource(msgspec.Struct, frozen=True):
+    """One source by all that was told of it: of whom first, every fact, and the customers whom these tie.
 
-    A transfer ties to each other: the owners after it, who told it and what it took in, and who keeps the state.
-    `misjudged` are the events whose outcome says otherwise about who owned the source, with what is wrong.
+    Tied are those of whom it was told, those whom the facts name, and its owners.
     """
 
     claimant: str
-    facts: list[RecordedFact]
-    ties: list[frozenset[str]]
-    misjudged: list[tuple[EventRow, str]]
+    facts: tuple[RecordedFact, ...]
+    tied: frozenset[str]
 
 
 class HandedOn(msgspec.Struct):
@@ -56,49 +43,43 @@ class HandedOn(msgspec.Struct):
     units: int
 
 
-def replay(members: Mapping[str, Member]) -> dict[str, Replayed]:
-    """Every source of which the group's inboxes hold more than facts that wait, told again."""
-    told_of: dict[str, list[Told]] = {}
+def told_of(members: Mapping[str, Member], merges: Merges) -> dict[str, ToldSource]:
+    """Every source of which the group's inboxes hold a fact, by its key."""
+    told: dict[str, list[tuple[EventRow, Event]]] = {}
     for member in members.values():
         for row, event in member.facts:
             if isinstance(event.fact, SourceFact):
-                told_of.setdefault(source_key(event.fact), []).append((row, event))
-    replayed = {}
-    for key, told in told_of.items():
-        told.sort(key=_recorded_order)
-        # Whoever is told first of a source owns it; who tells more of a stranger's source waits.
-        first = next((event for row, event in told if row.outcome != Outcome.AWAITING_TRANSFER), None)
-        if first is not None:
-            replayed[key] = _Replay(first.customer_id).of(told)
-    return replayed
+                told.setdefault(source_key(event.fact), []).append((row, event))
+    return {key: _source(facts, merges) for key, facts in told.items()}
 
 
-def check_ties(members: Mapping[str, Member], sources: Iterable[Replayed], findings: Findings) -> None:
-    """Each customer is tied to exactly those whom transfers tie it to, directly or through others."""
+def check_ties(members: Mapping[str, Member], sources: Iterable[ToldSource], findings: Findings) -> None:
+    """Each customer is tied to exactly those whom sources tie it to, directly or through others."""
     tied: dict[str, set[str]] = {customer_id: {customer_id} for customer_id in members}
-    for owners in (owners for source in sources for owners in source.ties):
-        together = set(owners).union(*(tied.get(owner, ()) for owner in owners))
+    for source in sources:
+        together = set(source.tied).union(*(tied.get(customer_id, ()) for customer_id in source.tied))
         tied.update(dict.fromkeys(together, together))
     for customer_id, member in members.items():
         row = member.rows.customer
         expected = sorted(tied[customer_id] - {customer_id}, key=str.encode)
         if row is not None and row.linked != expected:
-            message = f"{differing(('linked',), (row.linked,), (expected,))} by the transfers told"
+            message = f"{differing(('linked',), (row.linked,), (expected,))} by what was told of sources"
             findings.add(Check.CUSTOMER, customer_id, "customer", message)
 
 
 def check_sources(
-    members: Mapping[str, Member], sources: Mapping[str, Replayed], published: Published, findings: Findings
+    members: Mapping[str, Member],
+    sources: Mapping[str, ToldSource],
+    published: Published,
+    merges: Merges,
+    findings: Findings,
 ) -> dict[str, Given]:
     """Every source was folded again; returns the grants that they give each customer, by its id."""
-    for source in sources.values():
-        for row, message in source.misjudged:
-            findings.add(Check.SOURCE, row.customer_id, event_name(row), message)
     given: dict[str, Given] = {customer_id: {} for customer_id in members}
     left = dict(sources)
     for stored in (row for member in members.values() for row in member.rows.sources):
         findings.looked_at[Check.SOURCE] += 1
-        _check_source(stored, left.pop(stored.source_key, None), published, given, findings)
+        _check_source(stored, left.pop(stored.source_key, None), published, merges, given, findings)
     for key, source in left.items():
         findings.add(Check.SOURCE, source.claimant, _name(key), "events speak of it, but it has no row")
     return given
@@ -150,61 +131,24 @@ _STATE = msgspec.msgpack.Decoder(SourceState)
 _TERMS = msgspec.msgpack.Decoder(GrantTerms)
 
 
-class _Replay:
-    """One source while it is told again."""
-
-    def __init__(self, claimant: str) -> None:
-        self._source = Replayed(claimant, [], [], [])
-        self._owners = frozenset((claimant,))
-        self._waiting: list[Told] = []
-
-    def of(self, told: Sequence[Told]) -> Replayed:
-        """Everything told of it, in the order of recording."""
-        for row, event in told:
-            is_awaiting = row.outcome == Outcome.AWAITING_TRANSFER
-            if is_awaiting == self._is_owners(event):
-                whose = "owned" if is_awaiting else "did not own"
-                message = f"outcome is {row.outcome}, but {event.customer_id} {whose} the source when it was told"
-                self._source.misjudged.append((row, message))
-            if is_awaiting:
-                self._waiting.append((row, event))
-                continue
-            self._fold(event)
-            if _is_transfer(event):
-                tellers = {event.customer_id, *self._take_in()}
-                self._source.ties.append(self._owners | tellers | {self._source.claimant})
-        return self._source
-
-    def _is_owners(self, event: Event) -> bool:
-        """Whether its customer owns the source, past or present; or it transfers it to one who does."""
-        if event.customer_id in self._owners:
-            return True
-        fact = event.fact
-        return isinstance(fact, PurchaseTransferred | SubscriptionTransferred) and fact.to_customer_id in self._owners
-
-    def _fold(self, event: Event) -> None:
-        self._source.facts.append(recorded(event))
-        if _is_transfer(event):
-            state = SourceState(facts=in_order(self._source.facts), claimant=self._source.claimant)
-            self._owners = frozenset(holding.customer_id for holding in owners_of(state))
-
-    def _take_in(self) -> set[str]:
-        """What waited is folded as soon as its customer is among the owners; returns who told it."""
-        tellers: set[str] = set()
-        while True:
-            accepted = [one for one in self._waiting if self._is_owners(one[1])]
-            if not accepted:
-                return tellers
-            self._waiting = [one for one in self._waiting if one not in accepted]
-            for _, event in accepted:
-                self._fold(event)
-                tellers.add(event.customer_id)
+def _source(told: list[tuple[EventRow, Event]], merges: Merges) -> ToldSource:
+    # Whoever tells more of a source is recorded behind all whom it ties: its first teller is recorded first.
+    claimant = min(told, key=_recorded_at)[1].customer_id
+    facts = tuple(recorded(event, claimant) for _, event in told)
+    _, _, owners = accepted(facts, claimant, merges)
+    tied = {event.customer_id for _, event in told} | {owner.customer_id for owner in owners}
+    for recorded_fact in facts:
+        fact = recorded_fact.fact
+        if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
+            tied.add(fact.to_customer_id)
+    return ToldSource(claimant, facts, frozenset(tied))
 
 
 def _check_source(
     row: SourceRow,
-    source: Replayed | None,
+    source: ToldSource | None,
     published: Published,
+    merges: Merges,
     given: Mapping[str, Given],
     findings: Findings,
 ) -> None:
@@ -226,12 +170,14 @@ def _check_source(
         return
     if state.catalogue_version > published.catalogue.version:
         is_wrong(f"folded with catalogue {state.catalogue_version}, expected at most the published one")
-    folded = SourceState(
-        facts=in_order(source.facts), catalogue_version=state.catalogue_version, claimant=source.claimant
-    )
-    if msgspec.msgpack.encode(folded) != row.state:
-        is_wrong(f"its state holds {len(state.facts)} facts that are not what the {len(source.facts)} recorded give")
-    for held in terms(folded, row.source_key, published.catalogue):
+    # Versions never change, so the catalogue it was folded with is the published one up to there.
+    catalogue = msgspec.structs.replace(published.catalogue, version=state.catalogue_version)
+    unfolded = SourceState(claimant=source.claimant, others=source.facts)
+    folded = refold(unfolded, row.source_key, catalogue, merges, merges)
+    if msgspec.msgpack.encode(folded.state) != row.state:
+        kept = len(state.facts) + len(state.others)
+        is_wrong(f"its state holds {kept} facts that are not what the {len(source.facts)} recorded give")
+    for held in folded.terms:
         # Whoever holds it outside of the group is tied to nobody in it, which was found before.
         given.get(held.customer_id, {})[held.terms.grant_id] = held.terms
 
@@ -295,13 +241,8 @@ def _is_given(grant: Grant, expected: GrantTerms | None, moved: Mapping[str, Han
     return "" if grant.terms == expected else "its terms are not those that its source gives"
 
 
-def _is_transfer(event: Event) -> bool:
-    return isinstance(event.fact, PurchaseTransferred | SubscriptionTransferred)
-
-
-def _recorded_order(told: Told) -> tuple[datetime, bool]:
-    """By the instant of recording; of one instant what waits comes first, for the transfer it waits for came later."""
-    return (told[0].recorded_at, told[0].outcome != Outcome.AWAITING_TRANSFER)
+def _recorded_at(told: tuple[EventRow, Event]) -> datetime:
+    return told[0].recorded_at
 
 
 def _name(key: str) -> str:
