@@ -924,6 +924,7 @@ AWAITING_TAMPERINGS = {
 def test_the_row_that_was_changed_of_a_fact_that_waits_is_named(
     database_url: str, awaiting: Engine, statement: str, check: Check, customer_id: str, row: str
 ) -> None:
+    assert verdict(awaiting).is_clean
     tamper(database_url, statement)
 
     first = verdict(awaiting).first

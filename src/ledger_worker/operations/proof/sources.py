@@ -18,7 +18,7 @@ from ledger_worker.domain.sources import RecordedFact, SourceState, recorded, re
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.rows import EventRow, GrantRow, Member, Published, SourceRow, grant_name
 
-__all__ = ["HandedOn", "ToldSource", "check_sources", "check_terms", "check_ties", "handed_on", "told_of", "to_child"]
+__all__ = ["HandedOn", "ToldSource", "check_sources", "check_terms", "check_ties", "handed_on", "to_child", "told_of"]
 
 Given = dict[UUID, GrantTerms]
 """What the sources give one customer, by grant id."""
