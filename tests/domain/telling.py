@@ -217,6 +217,11 @@ def refunded(
     return PurchaseRefunded(order_id=order, refund_id=refund, lines=lines, amount=amount)
 
 
+def line_refunded(line_id: str = "l1", refund: str = "r1", *, order: str = "o1") -> PurchaseRefunded:
+    """All that is left of one line."""
+    return PurchaseRefunded(order_id=order, refund_id=refund, lines=(RefundLine(line_id=line_id),))
+
+
 def refund_reversed(refund: str = "r1", reversal: str = "rr1", *, order: str = "o1") -> RefundReversed:
     return RefundReversed(order_id=order, reversal_id=reversal, refund_id=refund)
 

@@ -1,5 +1,13 @@
 """All stories: one for each fact, and for each way in which facts meet. Each theme has a file."""
 
-from tests.stories import orders, subscriptions, usage
+from tests.stories import by_hand, changes, offers, orders, subscriptions, transfers, usage
 
-STORIES = (*orders.STORIES, *subscriptions.STORIES, *usage.STORIES)
+STORIES = (
+    *orders.STORIES,
+    *subscriptions.STORIES,
+    *changes.STORIES,
+    *usage.STORIES,
+    *by_hand.STORIES,
+    *transfers.STORIES,
+    *offers.STORIES,
+)

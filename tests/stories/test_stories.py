@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import get_args
 
 import msgspec
 import pytest
 
 from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.events import CustomersMerged, Fact, OwnFact
+from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.wire.decode import decode_change
 from tests.apply.ledger import Ledger
 from tests.domain.agreement import assert_all
@@ -16,6 +19,8 @@ from tests.stories.lives import STORIES
 from tests.stories.story import Look, Publication, Step, Story, in_words, mismatches
 
 AFTERWARDS = datetime.fromisoformat("2040-01-01T00:00:00+00:00")
+UNTOLD = {CustomersMerged, Outcome.ALREADY_MERGED}
+"""What no story tells: customers who are merged have tests of their own."""
 
 
 @pytest.fixture
@@ -93,6 +98,15 @@ def test_no_story_is_told_twice(one: str) -> None:
     told_so_far = [str(getattr(story, one)) for story in STORIES]
 
     assert len(set(told_so_far)) == len(told_so_far)
+
+
+def test_every_fact_and_every_outcome_is_in_a_story() -> None:
+    steps = [one for story in STORIES for one in story.life if isinstance(one, Step)]
+    becomes = {step.becomes for step in steps}
+
+    assert {type(step.fact) for step in steps} == set(get_args(Fact)) - set(get_args(OwnFact)) - UNTOLD
+    assert set(Outcome) - UNTOLD <= becomes
+    assert becomes <= {*Outcome, *DeadLetterReason}
 
 
 def pictures_of(world: World, customer_id: str, at: datetime) -> dict[str, EntitlementPicture]:
