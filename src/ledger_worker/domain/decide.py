@@ -45,7 +45,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Held, Merge, goes_on_as
-from ledger_worker.domain.settlement import HistoryNeeded, Place, Transition, all_of, usage_tie
+from ledger_worker.domain.settlement import HistoryNeeded, Parcel, Place, Transition, all_of, usage_tie
 from ledger_worker.domain.side import (
     MICROSECOND,
     BookedAccount,
@@ -251,6 +251,7 @@ class _Effect:
         self.entries: dict[str, list[Entry]] = {}
         self.before: dict[str, dict[str, EntitlementPicture]] = {}
         self.touched: list[tuple[Side, str]] = []
+        self.is_merge = False
 
     def touch(self, side: Side, entitlement: str) -> None:
         """The entitlement's book is about to change."""
@@ -539,6 +540,7 @@ class _Decision:
         self._merges[old] = Merge(fact.merge_id, at, into)
         self._link((old, into))
         effect = _Effect(now)
+        effect.is_merge = True
         for key in sorted({*self._loaded.sources, *self._sources}, key=str.encode):
             state = self._sources.get(key) or self._loaded.sources[key]
             folded = refold(state, key, self._catalogue, before, self._merges)
@@ -669,23 +671,27 @@ class _Decision:
                 effect.touched.append((receiver, entitlement))
 
     def _deliver(self, side: Side, entitlement: str, effect: _Effect) -> None:
-        """What has left the book of a customer who goes on as another has arrived in the other's."""
-        book = side.books[entitlement]
-        if side.merge is None or not book.has_new_parcels:
+        """What has left the books of customers who went on as others has arrived in theirs.
+
+        In the book of whom they have gone on as by then: who has gone on himself passes nothing on.
+        """
+        if side.merge is None or not (effect.is_merge or side.books[entitlement].has_new_parcels):
             return
-        receiver = self._side(side.merge.into)
-        other = receiver.open(entitlement)
-        effect.touch(receiver, entitlement)
-        from_others = [
-            parcel
-            for each in self._sides.values()
-            if each is not side and each.merge is not None and each.merge.into == receiver.customer_id
-            for parcel in each.open(entitlement).parcels()
-        ]
-        parcels = [*book.parcels(), *from_others]
-        effect.add(receiver, entries_of(other, other.receive(parcels, effect.until), {}))
-        receiver.is_changed(entitlement)
-        effect.touched.append((receiver, entitlement))
+        same = self._aliases(side.customer_id)
+        sent: dict[str, list[Parcel]] = {each.customer_id: [] for each in same}
+        for each in same:
+            if each.merge is not None:
+                for parcel in each.open(entitlement).parcels():
+                    sent[goes_on_as(each.merge.into, self._merges, parcel.at)].append(parcel)
+        for receiver in same:
+            book = receiver.open(entitlement)
+            parcels = sorted(sent[receiver.customer_id], key=_by_label)
+            if parcels == sorted(book.arrived(), key=_by_label):
+                continue
+            effect.touch(receiver, entitlement)
+            effect.add(receiver, entries_of(book, book.receive(parcels, effect.until), {}))
+            receiver.is_changed(entitlement)
+            effect.touched.append((receiver, entitlement))
 
     # -- keeping and posting --
 
@@ -751,6 +757,10 @@ def _named_by(event: Event) -> tuple[str, ...]:
     if isinstance(fact, CustomersMerged):
         return (event.customer_id, fact.into_customer_id)
     return (event.customer_id,)
+
+
+def _by_label(parcel: Parcel) -> tuple[datetime, bytes, str, int]:
+    return (parcel.at, parcel.debt.usage_key.bytes, parcel.label, parcel.debt.units)
 
 
 def _moment(side: Side, transition: Transition) -> tuple[str, str, datetime]:
