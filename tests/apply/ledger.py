@@ -36,7 +36,10 @@ INSERT INTO offer (sku, version, definition, published_at, catalogue_version)
 VALUES (:sku, :version, CAST(:definition AS jsonb), :published_at, :catalogue_version)
 """)
 _TABLES = {
-    "customer": "SELECT customer_id, posting_number, sequence, chain_head, recorded_at FROM customer ORDER BY 1",
+    "customer": """
+        SELECT customer_id, posting_number, sequence, chain_head, recorded_at, linked
+        FROM customer ORDER BY 1
+    """,
     "source_owner": "SELECT * FROM source_owner ORDER BY 1",
     "source": "SELECT * FROM source ORDER BY 1, 2",
     "event": """

@@ -1,9 +1,11 @@
 """Two workers on the same customers: nothing is lost, nothing is doubled, nobody waits in a circle."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
 from threading import Barrier, Lock
 
+import psycopg
 import pytest
 from psycopg import Error as DriverError
 from psycopg.errors import DeadlockDetected
@@ -11,11 +13,24 @@ from sqlalchemy import event as engine_events
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ledger_worker.apply import ATTEMPTS_MAX, Batch, apply_batch
+from ledger_worker.apply import ATTEMPTS_MAX, Applied, Batch, apply_batch
 from ledger_worker.domain.events import Event
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
+from ledger_worker.operations.verify import Check, verify
 from tests.apply.ledger import Ledger
-from tests.domain.telling import bought, catalogue, day, gives, line, offer, quota, refunded, told, used
+from tests.domain.telling import (
+    bought,
+    catalogue,
+    day,
+    gives,
+    line,
+    offer,
+    order_transferred,
+    quota,
+    refunded,
+    told,
+    used,
+)
 
 CUSTOMERS = [f"customer-{number}" for number in range(12)]
 BATCHES, BATCHES_LONG = 150, 1_000
@@ -132,6 +147,178 @@ def test_of_two_customers_told_at_once_one_owns_the_source(ledger: Ledger) -> No
     """
     assert ledger.rows(granted) == [(600,)]
     assert ledger.rows('SELECT count(*) FROM "grant"') == [(600,)]
+
+
+# -- customers who are tied to each other
+
+
+FAMILIES = [[f"{family}-{number}" for number in range(3)] for family in ("one", "two", "three")]
+"""Orders go from hand to hand within a family, so that all of it is tied."""
+
+
+def family_batches(worker: int, count: int) -> list[list[Event]]:
+    """Units used by members of several families, and orders that are bought, given on and refunded within them."""
+    random = Random(f"families of {worker}")
+    made = []
+    for number in range(count):
+        events = []
+        for place, family in enumerate(random.choices(FAMILIES, k=4)):
+            customer, other = random.sample(family, 2)
+            name = f"{worker}-{number}-{place}"
+            events.append(told(f"u {name}", day(random.randint(2, 9)), used(1), customer=customer))
+            order = f"{family[0]}/{number // 4}"
+            match random.randint(0, 5):
+                case 0 | 1:
+                    events.append(told(f"p {name}", day(1), bought(line(line_id="l1"), order=order), customer=customer))
+                case 2 | 3:
+                    gift = order_transferred(other, f"t {name}", order=order)
+                    events.append(told(f"t {name}", day(random.randint(2, 9)), gift, customer=customer))
+                case 4:
+                    events.append(told(f"r {name}", day(10), refunded(f"r {name}", order=order), customer=customer))
+                case _:
+                    pass
+        made.append(events)
+    return made
+
+
+def test_two_workers_on_customers_who_are_tied_lose_nothing_and_never_wait_in_a_circle(ledger: Ledger) -> None:
+    ledger.publish(OFFERED)
+    refusals = Deadlocks(ledger)
+    work = [family_batches(worker, BATCHES // 3) for worker in range(2)]
+    start = Barrier(2)
+
+    def run(own: list[list[Event]]) -> None:
+        start.wait()
+        for events in own:
+            ledger.tell_now(*events)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, work))
+
+    assert refusals.states == []
+    expected = sum(1 for own in work for events in own for event in events if hasattr(event.fact, "units"))
+    assert ledger.rows("SELECT CAST(sum(usage) AS bigint) FROM account") == [(expected,)]
+    assert gaps(ledger) == []
+    assert unlike_their_entries(ledger) == []
+    assert ledger.rows("SELECT count(*) > 10 FROM posting WHERE told_to IS NOT NULL") == [(True,)]
+    assert unproven(ledger) == []
+
+
+def test_a_receiver_whom_both_tell_of_first_is_made_once(ledger: Ledger) -> None:
+    """One worker gives orders to customers that nobody was told of, the other tells of these customers themselves."""
+    ledger.publish(OFFERED)
+    ledger.tell_now(*(told("p", day(1), bought(order=str(number)), customer=f"giver-{number}") for number in range(40)))
+    refusals = Deadlocks(ledger)
+    start = Barrier(2)
+
+    def give(number: int) -> Event:
+        gift = order_transferred(f"new-{number}", order=str(number))
+        return told("t", day(3), gift, customer=f"giver-{number}")
+
+    def use(number: int) -> Event:
+        return told(f"u {number}", day(4), used(1), customer=f"new-{number}")
+
+    def run(event_of: Callable[[int], Event]) -> None:
+        for number in range(40):
+            start.wait()
+            ledger.tell_now(event_of(number))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (give, use)))
+
+    assert refusals.states == []
+    assert ledger.rows("""
+        SELECT granted, used, count(*) FROM "grant"
+        WHERE customer_id LIKE 'new-%' AND entitlement = 'api' GROUP BY granted, used
+    """) == [(5, 1, 40)]
+    assert ledger.rows("SELECT cardinality(linked), count(*) FROM customer GROUP BY 1") == [(1, 80)]
+    assert gaps(ledger) == []
+    assert unproven(ledger) == []
+
+
+class _HeldBeforeCommit(Stages):
+    """Before the commit another transaction is begun, and comes to wait for this one."""
+
+    def __init__(self, ledger: Ledger, begin: Callable[[], Future[Applied]]) -> None:
+        super().__init__(Metrics(CollectorRegistry()))
+        self._ledger = ledger
+        self._begin = begin
+        self.other: Future[Applied] | None = None
+
+    def reached(self, stage: Stage) -> None:
+        if stage is Stage.WRITTEN:
+            self.other = self._begin()
+            with psycopg.connect(self._ledger.url, autocommit=True) as session:
+                while not session.execute(_WAITS).fetchall():
+                    assert not self.other.done(), "it did not wait"
+
+
+_WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+class _Counted(Stages):
+    """How often the locks were taken."""
+
+    def __init__(self) -> None:
+        super().__init__(Metrics(CollectorRegistry()))
+        self.attempts = 0
+
+    def reached(self, stage: Stage) -> None:
+        self.attempts += stage is Stage.LOCKED
+
+
+def told_while_waiting(ledger: Ledger, first: Event, second: Event) -> tuple[Applied, int]:
+    """The second event is told while the first is about to be committed; what came of it, and of how many attempts."""
+    counted = _Counted()
+    with ThreadPoolExecutor(1) as pool:
+        batches_of = [Batch(deliveries=(ledger.delivery(each),)) for each in (first, second)]
+        held = _HeldBeforeCommit(
+            ledger, lambda: pool.submit(apply_batch, ledger.engine, batches_of[1], ledger.catalogues, counted)
+        )
+        apply_batch(ledger.engine, batches_of[0], ledger.catalogues, held)
+        assert held.other is not None
+        return held.other.result(), counted.attempts
+
+
+def test_a_tie_made_while_the_locks_are_waited_for_is_locked_too(ledger: Ledger) -> None:
+    """The usage is of the day before the transfer, which is not there yet when it begins: four units less move on."""
+    ledger.publish(OFFERED)
+    ledger.tell_now(told("p", day(1), bought()))
+    refusals = Deadlocks(ledger)
+
+    applied, attempts = told_while_waiting(
+        ledger, told("t", day(3), order_transferred("bob")), told("u", day(2), used(4), customer="ada")
+    )
+
+    assert (applied.outcomes, attempts, refusals.states) == ({"applied": 1}, 2, [])
+    assert ledger.rows("""
+        SELECT customer_id, granted, used, moved, available FROM "grant" WHERE entitlement = 'api' ORDER BY customer_id
+    """) == [("ada", 5, 4, 1, 0), ("bob", 1, 0, 0, 1)]
+    assert gaps(ledger) == []
+    assert unproven(ledger) == []
+
+
+def test_the_keeper_of_a_source_that_was_claimed_meanwhile_is_locked_too(ledger: Ledger) -> None:
+    ledger.publish(OFFERED)
+    refusals = Deadlocks(ledger)
+
+    applied, attempts = told_while_waiting(
+        ledger, told("p", day(1), bought()), told("r", day(2), refunded(), customer="bob")
+    )
+
+    assert (applied.outcomes, attempts, refusals.states) == ({"awaiting_transfer": 1}, 2, [])
+    assert ledger.rows("SELECT source_key, customer_id FROM source_owner") == [("order/o1", "ada")]
+    assert ledger.rows('SELECT DISTINCT customer_id, revoked FROM "grant"') == [("ada", 0)]
+
+
+def unproven(ledger: Ledger) -> list[str]:
+    """What the proof of the whole ledger finds, but for what these tests leave out: partitions of their topic."""
+    with ledger.engine.connect() as connection:
+        found = verify(connection).findings
+    return [f"{one.customer_id} {one.row}: {one.message}" for one in found if one.check is not Check.INPUT_PARTITION]
+
+
+# -- victims
 
 
 class _VictimAtFirst(Stages):
