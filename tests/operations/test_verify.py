@@ -45,6 +45,8 @@ from ledger_worker.store import catalogue, partitions
 from ledger_worker.store.database import engine as new_engine
 from ledger_worker.wire.encode import encode_event
 from ledger_worker.wire.record import Record
+from tests.apply.ledger import Ledger
+from tests.domain.histories import world_of
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 TOPIC = "told"
@@ -959,6 +961,21 @@ def test_more_customers_than_are_proven_together_are_named(tied: Engine, monkeyp
         (Check.CUSTOMER, "cy"),
         (Check.CUSTOMER, "hal"),
     ]
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=NOT_STORED) if number in {8, 12} else number for number in range(15)]
+)
+def test_a_random_world_has_no_findings(database_url: str, engine: Engine, number: int) -> None:
+    history = world_of(720_000 + number, with_merges=False)
+    ledger = Ledger(database_url)
+    ledger.publish(history.catalogue)
+    for one_told in history.told:
+        ledger.tell(one_told)
+    ledger.close()
+
+    # Its records came without a partition that moves.
+    assert [one for one in verdict(engine).findings if one.check is not Check.INPUT_PARTITION] == []
 
 
 def test_an_offer_that_reaches_what_was_bought_is_proven_like_a_fact(ledger: Engine) -> None:
