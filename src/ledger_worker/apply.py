@@ -39,6 +39,7 @@ from ledger_worker.domain.decide import (
     refusal,
 )
 from ledger_worker.domain.events import (
+    CustomersMerged,
     EntitlementAssigned,
     Event,
     OfferReached,
@@ -54,6 +55,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.ledger import Account, Grant, Posting
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
+from ledger_worker.domain.owners import Merge, Merges, goes_on_as
 from ledger_worker.domain.settlement import History
 from ledger_worker.domain.sources import SourceState, facts_of, skus_of
 from ledger_worker.errors import BrokenInvariantError
@@ -329,11 +331,11 @@ def _transact(
     _require_not_parked(heads)
     stages.reached(Stage.LOCKED)
 
-    told = _told(connection, batch.deliveries, instants(connection, batch.deliveries))
+    told = _told(connection, batch.deliveries, instants(connection, batch.deliveries), heads)
     stages.reached(Stage.INBOX)
 
     usage_kept = timedelta(days=ledger.usage_kept_days)
-    claimants = _claimed(connection, told, catalogue, usage_kept)
+    claimants = _claimed(connection, told, catalogue, usage_kept, _merges(heads))
     _require_all_locked(heads, claimants)
     groups = _groups(told, heads, claimants)
     loaded = _load(connection, groups, heads, claimants, catalogue)
@@ -365,6 +367,8 @@ def _named_by(event: Event) -> tuple[str, ...]:
     fact = event.fact
     if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
         return (event.customer_id, fact.to_customer_id)
+    if isinstance(fact, CustomersMerged):
+        return (event.customer_id, fact.into_customer_id)
     return (event.customer_id,)
 
 
@@ -379,11 +383,28 @@ def _source_of(delivery: Delivery) -> str | None:
 # -- load ----------------------------------------------------------------------------------------------------
 
 
-def _told(connection: Connection, deliveries: Sequence[Delivery], instants: Sequence[datetime]) -> list[Told]:
+def _merges(heads: Mapping[str, CustomerHead]) -> dict[str, Merge]:
+    return {customer_id: head.merge for customer_id, head in heads.items() if head.merge is not None}
+
+
+def _told(
+    connection: Connection,
+    deliveries: Sequence[Delivery],
+    instants: Sequence[datetime],
+    heads: Mapping[str, CustomerHead],
+) -> list[Told]:
     """Each delivery as it is to be decided, with what the inbox knows of it."""
     keys = [event_key(delivery.event.event_source, delivery.event.event_id) for delivery in deliveries]
-    asked = [(delivery.event.customer_id, key) for delivery, key in zip(deliveries, keys, strict=True)]
-    known = inbox_store.find(connection, asked)
+    tied = _tied(deliveries, heads)
+    asked = [
+        (customer_id, key)
+        for delivery, key in zip(deliveries, keys, strict=True)
+        for customer_id in tied.get(delivery.event.customer_id, (delivery.event.customer_id,))
+    ]
+    known: dict[UUID, dict[str, bytes]] = {}
+    for (customer_id, key), known_hash in inbox_store.find(connection, asked).items():
+        known.setdefault(key, {})[customer_id] = known_hash
+    nothing: dict[str, bytes] = {}
     all_told = []
     for delivery, key, now in zip(deliveries, keys, instants, strict=True):
         event = delivery.event
@@ -395,14 +416,31 @@ def _told(connection: Connection, deliveries: Sequence[Delivery], instants: Sequ
                 content_hash=content_hash(event, payload),
                 payload=payload,
                 now=now,
-                known_hash=known.get((event.customer_id, key)),
+                known=known.get(key, nothing),
             )
         )
     return all_told
 
 
+def _tied(deliveries: Sequence[Delivery], heads: Mapping[str, CustomerHead]) -> dict[str, set[str]]:
+    """Under which ids a customer's events may be in the inbox: of all who are tied, where any merge is or comes."""
+    merging = [delivery.event for delivery in deliveries if isinstance(delivery.event.fact, CustomersMerged)]
+    if not merging and not any(head.merge for head in heads.values()):
+        return {}
+    tied = {customer_id: {customer_id, *head.linked} for customer_id, head in heads.items()}
+    for event in merging:
+        together = set[str]().union(*(tied[customer_id] for customer_id in _named_by(event)))
+        for customer_id in together:
+            tied[customer_id] = together
+    return tied
+
+
 def _claimed(
-    connection: Connection, all_told: Sequence[Told], catalogue: Catalogue, usage_kept: timedelta
+    connection: Connection,
+    all_told: Sequence[Told],
+    catalogue: Catalogue,
+    usage_kept: timedelta,
+    merges: Merges,
 ) -> dict[str, str]:
     """Of whom each source that is spoken of was first told.
 
@@ -419,7 +457,8 @@ def _claimed(
             spoken_of.add(fact.source_key)
         if event.customer_id not in speaking:
             continue
-        is_known = told.known_hash is not None or (event.customer_id, told.key) in seen
+        person = goes_on_as(event.customer_id, merges)
+        is_known = (event.customer_id, told.key) in seen or any(goes_on_as(each, merges) == person for each in told.known)
         is_taken = not is_known and refusal(event, told.now, catalogue, usage_kept) is None
         if is_taken:
             seen.add((event.customer_id, told.key))
@@ -487,6 +526,13 @@ def _load(
     asked = sorted({(claimants[key], key) for group in groups for key in group.keys if key in claimants})
     states = {key: state for (_, key), state in sources_store.read_states(connection, asked).items()}
     pairs = _touched(groups, states, catalogue)
+    merging = [group for group in groups if any(isinstance(told.event.fact, CustomersMerged) for told in group.told)]
+    for group in merging:
+        kept = sources_store.read_states_kept_by(connection, group.customer_ids)
+        group.keys = sorted({*group.keys, *kept}, key=str.encode)
+        states |= kept
+    if merging:
+        pairs = sorted({*pairs, *_touched(merging, states, catalogue), *_all_accounts(connection, merging)})
     accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(groups, heads))
     grants = accounts_store.read_open_grants(connection, sorted({*pairs, *accounts}))
     accounts_of: dict[str, dict[str, Account]] = {customer_id: {} for customer_id in heads}
@@ -509,6 +555,15 @@ def _load(
         )
         for group in groups
     ]
+
+
+def _all_accounts(connection: Connection, merging: Sequence[_Group]) -> set[tuple[str, str]]:
+    """What a merge may touch: of all customers of the group, every account that any of them has."""
+    pairs = set()
+    for group in merging:
+        entitlements = {name for _, name in accounts_store.account_keys(connection, group.customer_ids)}
+        pairs |= {(customer_id, name) for customer_id in group.customer_ids for name in entitlements}
+    return pairs
 
 
 def _last_instant(groups: Sequence[_Group], heads: Mapping[str, CustomerHead]) -> datetime:
@@ -581,7 +636,8 @@ def _decide(
                 many_due[found.customer_id] = found.now
             else:
                 decided[place] = found
-        histories = accounts_store.read_histories(connection, sorted(needed)) if needed else {}
+        merges = {key: merge for place in needed.values() for key, merge in _merges_of(loaded[place]).items()}
+        histories = accounts_store.read_histories(connection, sorted(needed), merges) if needed else {}
         for (customer_id, entitlement), history in histories.items():
             place = needed[customer_id, entitlement]
             loaded[place] = _with_history(loaded[place], customer_id, entitlement, history)
@@ -626,10 +682,14 @@ def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: 
             while isinstance(found, NeedsHistory):
                 _require_not_loaded(loaded, found)
                 pair = (found.customer_id, found.entitlement)
-                history = accounts_store.read_histories(connection, [pair])[pair]
+                history = accounts_store.read_histories(connection, [pair], _merges(heads))[pair]
                 loaded = _with_history(loaded, *pair, history)
                 found = book_due(loaded, customer_id, now, catalogue, timeline=ledger.timeline)
             _write(connection, Batch(), [group], [found], ledger, key_hashes)
+
+
+def _merges_of(loaded: Loaded) -> dict[str, Merge]:
+    return _merges({customer_id: one.head for customer_id, one in loaded.customers.items()})
 
 
 def _with_history(loaded: Loaded, customer_id: str, entitlement: str, history: History) -> Loaded:
@@ -704,7 +764,7 @@ def _write(
     told_of = {event.event.customer_id for one in decided for event in one.events}
     changed = [one.head for key, one in customers.items() if key in told_of or one.postings or one.accounts]
     customers_store.write_heads(connection, changed)
-    customers_store.write_links(connection, [head for head in changed if head.linked])
+    customers_store.write_ties(connection, [one.head for one in customers.values() if one.is_tied_anew])
     outgoing_store.append_changes(connection, changes)
     outgoing_store.append_dead_letters(connection, dead_letters)
     fence_store.count(connection, _counts(batch, repeated, dead_letters))

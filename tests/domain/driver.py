@@ -89,7 +89,7 @@ class World:
         """The events are decided together, each recorded at its instant, and what was decided is stored."""
         told_values = [self._told(event, now) for event, now in told]
         for one in told_values:
-            if isinstance(one.event.fact, SourceFact) and one.known_hash is None:
+            if isinstance(one.event.fact, SourceFact) and not one.known:
                 self.claimants.setdefault(source_key(one.event.fact), one.event.customer_id)
         found = self._decide(told_values)
         rounds = 0
@@ -175,8 +175,8 @@ class World:
 
     def _told(self, event: Event, now: datetime) -> Told:
         told = told_of(event, now)
-        known = self.inbox.get((event.customer_id, told.key))
-        return msgspec.structs.replace(told, known_hash=None if known is None else known.content_hash)
+        known = {teller: kept.content_hash for (teller, key), kept in self.inbox.items() if key == told.key}
+        return msgspec.structs.replace(told, known=known)
 
     def _decide(self, told: Sequence[Told]) -> Decided | TooManyDue:
         histories: dict[tuple[str, str], History] = {}

@@ -5,10 +5,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from ledger_worker.domain.catalogue import RefundPolicy
 from ledger_worker.domain.ledger import (
     EFFECTS,
     Cut,
+    CutPolicy,
     Effect,
     Entry,
     GrantTerms,
@@ -32,7 +32,7 @@ TERMS = GrantTerms(
     priority=100,
     effective_at=day(1),
     expires_at=day(31),
-    cuts=(Cut(cut_id="refund/r1", at=day(5), units=4, policy=RefundPolicy.UNUSED_ONLY),),
+    cuts=(Cut(cut_id="refund/r1", at=day(5), units=4, policy=CutPolicy.UNUSED_ONLY),),
 )
 ENTRIES = (
     Entry(entitlement="api", line=Line(Kind.GRANTED, day(1), GRANT, None, None, 10), terms=TERMS),

@@ -90,7 +90,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class CustomerPicture(msgspec.Struct, frozen=True, kw_only=True):
     """`CustomerState`: every entitlement the customer ever had, as of `recorded_at`, with the sequence it contains.
 
-    `merged_into` is set when the id has become an alias: then `entitlements` is empty.
+    `merged_into` is set when the id has become an alias, to whom it goes on as: then `entitlements` is empty.
     """
 
     customer_id: str

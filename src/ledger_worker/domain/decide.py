@@ -42,10 +42,10 @@ from ledger_worker.domain.events import (
     event_key,
     source_key,
 )
-from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Phase, Posting, Reversal, UsageFact
+from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Held, Merge, goes_on_as
-from ledger_worker.domain.settlement import HistoryNeeded, Parcel, Place, Transition, all_of, usage_tie
+from ledger_worker.domain.settlement import BookedGrant, HistoryNeeded, Parcel, Place, Transition, all_of, usage_tie
 from ledger_worker.domain.side import (
     MICROSECOND,
     BookedAccount,
@@ -120,9 +120,13 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecidedCustomer(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written for one customer; postings and changes are in the order of its life."""
+    """What is to be written for one customer; postings and changes are in the order of its life.
+
+    `is_tied_anew` says that the head's ties to others, or its merge, are not as they were loaded.
+    """
 
     head: CustomerHead
+    is_tied_anew: bool
     postings: tuple[Posting, ...]
     changes: tuple[Change, ...]
     accounts: tuple[BookedAccount, ...]
@@ -251,7 +255,7 @@ class _Effect:
         self.entries: dict[str, list[Entry]] = {}
         self.before: dict[str, dict[str, EntitlementPicture]] = {}
         self.touched: list[tuple[Side, str]] = []
-        self.is_merge = False
+        self.merged: Side | None = None
 
     def touch(self, side: Side, entitlement: str) -> None:
         """The entitlement's book is about to change."""
@@ -286,7 +290,7 @@ class _Decision:
     def take(self, place: int, told: Told) -> TooManyDue | None:
         """One event is decided; or, where too much is due of a customer it touches, nothing was done."""
         event = told.event
-        known = told.known_hash or self._seen.get((event.customer_id, told.key))
+        known = self._known(told)
         if known is not None:
             if known == told.content_hash:
                 self._duplicates.append(place)
@@ -331,6 +335,16 @@ class _Decision:
             raise TypeError(msg)
         return None
 
+    def _known(self, told: Told) -> bytes | None:
+        """The content under which the event was applied before: of its own customer, or of another id of the person."""
+        own = told.event.customer_id
+        known = told.known.get(own) or self._seen.get((own, told.key))
+        if known is not None or not self._merges:
+            return known
+        for side in self._aliases(own):
+            known = known or told.known.get(side.customer_id) or self._seen.get((side.customer_id, told.key))
+        return known
+
     def book_due(self, customer_id: str, now: datetime, at_most: int) -> None:
         """Up to `at_most` transitions of the customer and those tied to it are booked, the earliest first."""
         side = self._side(customer_id)
@@ -347,6 +361,7 @@ class _Decision:
             accounts, grants = side.booked()
             customers[customer_id] = DecidedCustomer(
                 head=side.head(),
+                is_tied_anew=side.is_tied_anew,
                 postings=tuple(side.postings),
                 changes=tuple(side.changes),
                 accounts=accounts,
@@ -485,6 +500,8 @@ class _Decision:
         lines = book.reverse(reversal, now)
         side.is_changed(fact.entitlement)
         effect.add(side, entries_of(book, lines, {}))
+        if self._merges:
+            lines = [*lines, *self._reverse_at_aliases(side, book.reversals(), fact.entitlement, effect)]
         self._couple(effect)
         if is_told_again and not lines:
             outcome = Outcome.DUPLICATE_FACT
@@ -494,6 +511,21 @@ class _Decision:
             outcome = Outcome.APPLIED if lines else Outcome.NO_EFFECT
         self._keep(place, told, now, outcome, counted_at)
         self._post(told, effect)
+
+    def _reverse_at_aliases(
+        self, side: Side, reversals: tuple[Reversal, ...], entitlement: str, effect: _Effect
+    ) -> list[Line]:
+        """What reverses usage of one id of a person may have reversed other usage, of another id, before."""
+        lines = []
+        for other in self._aliases(side.customer_id):
+            if other is not side:
+                book = other.open(entitlement)
+                effect.touch(other, entitlement)
+                adopted = book.adopt((), reversals, effect.until)
+                effect.add(other, entries_of(book, adopted, {}))
+                other.is_changed(entitlement)
+                lines += adopted
+        return lines
 
     def _aliases(self, customer_id: str) -> list[Side]:
         """The customer and all who are the same person as it, by merges: whom it goes on as first."""
@@ -540,7 +572,7 @@ class _Decision:
         self._merges[old] = Merge(fact.merge_id, at, into)
         self._link((old, into))
         effect = _Effect(now)
-        effect.is_merge = True
+        effect.merged = self._side(old)
         for key in sorted({*self._loaded.sources, *self._sources}, key=str.encode):
             state = self._sources.get(key) or self._loaded.sources[key]
             folded = refold(state, key, self._catalogue, before, self._merges)
@@ -548,7 +580,7 @@ class _Decision:
                 self._sources[key] = folded.state
                 self._link({state.claimant, *(holding.customer_id for holding in folded.owners)})
                 self._book(folded, effect)
-        side = self._side(old)
+        side = effect.merged
         side.merge = self._merges[old]
         for entitlement in sorted(side.books):
             self._leave(side, entitlement, at, effect)
@@ -623,7 +655,10 @@ class _Decision:
         self._couple(effect)
 
     def _with_units(self, side: Side, terms: dict[UUID, GrantTerms]) -> dict[UUID, GrantTerms]:
-        """The terms of children by transfer with the units that moved to them: their source does not know how many."""
+        """The terms of children by transfer with the units that moved to them: their source does not know how many.
+
+        Of a new child nobody does yet: it gets them when what it receives is coupled to what its giver lost.
+        """
         return {grant_id: self._with_moved(side, one) for grant_id, one in terms.items()}
 
     def _with_moved(self, side: Side, terms: GrantTerms) -> GrantTerms:
@@ -632,11 +667,6 @@ class _Decision:
         booked = side.open(terms.entitlement).grants.get(terms.grant_id)
         if booked is not None and booked.phase is not Phase.VOID:
             return msgspec.structs.replace(terms, amount=booked.terms.amount)
-        for giver in self._sides.values():
-            book = giver.books.get(terms.entitlement)
-            parent = None if book is None or giver is side else book.grants.get(terms.parent)
-            if parent is not None and parent.phase is not Phase.VOID:
-                return msgspec.structs.replace(terms, amount=parent.moved)
         return terms
 
     def _couple(self, effect: _Effect) -> None:
@@ -646,7 +676,7 @@ class _Decision:
         """
         for side, entitlement in effect.touched:
             self._deliver(side, entitlement, effect)
-            for grant in list(side.books[entitlement].grants.values()):
+            for grant in sorted(side.books[entitlement].grants.values(), key=_by_start):
                 terms = grant.terms
                 if terms.moves_to is None or terms.amount is None or terms.rolls_into is None:
                     continue
@@ -675,7 +705,7 @@ class _Decision:
 
         In the book of whom they have gone on as by then: who has gone on himself passes nothing on.
         """
-        if side.merge is None or not (effect.is_merge or side.books[entitlement].has_new_parcels):
+        if side.merge is None or not (effect.merged or side.books[entitlement].has_new_parcels):
             return
         same = self._aliases(side.customer_id)
         sent: dict[str, list[Parcel]] = {each.customer_id: [] for each in same}
@@ -701,7 +731,8 @@ class _Decision:
         for customer_id in sorted(effect.before.keys() | effect.entries.keys(), key=str.encode):
             side = self._sides[customer_id]
             entries = effect.entries.get(customer_id, ())
-            is_posted = side.post(told, effect.now, entries, effect.before.get(customer_id, {}))
+            also = ("merged",) if side is effect.merged else ()
+            is_posted = side.post(told, effect.now, entries, effect.before.get(customer_id, {}), also)
             any_posted = any_posted or is_posted
             if is_posted and (side.last is None or side.last < effect.now):
                 side.last = effect.now
@@ -757,6 +788,10 @@ def _named_by(event: Event) -> tuple[str, ...]:
     if isinstance(fact, CustomersMerged):
         return (event.customer_id, fact.into_customer_id)
     return (event.customer_id,)
+
+
+def _by_start(grant: BookedGrant) -> tuple[datetime, bytes]:
+    return (grant.terms.effective_at, grant.terms.grant_id.bytes)
 
 
 def _by_label(parcel: Parcel) -> tuple[datetime, bytes, str, int]:

@@ -18,7 +18,7 @@ from ledger_worker.domain.ledger import NEVER, Cut, CutPolicy, GrantTerms, Origi
 from ledger_worker.domain.stretches import child_id, clipped
 from ledger_worker.domain.told import Latest, PlacedFact, RecordedFact, in_order
 
-__all__ = ["Held", "Holding", "Merge", "Merges", "accepted", "goes_on_as", "holdings", "holds"]
+__all__ = ["Held", "Holding", "Merge", "Merges", "accepted", "goes_on_as", "holdings", "holds", "same_persons"]
 
 
 class Merge(msgspec.Struct, frozen=True):
@@ -135,8 +135,8 @@ def _merge(chain: list[Holding], merges: Merges, until: datetime | None) -> None
         merge = merges.get(chain[-1].customer_id)
         if merge is None or (until is not None and merge.at > until):
             return
-        since = chain[-1].since
-        chain.append(Holding(merge.into, merge.at if since is None else max(merge.at, since), merge.merge_id))
+        since = max(merge.at, chain[-1].since or merge.at)
+        chain.append(Holding(goes_on_as(merge.into, merges, since), since, merge.merge_id))
 
 
 def goes_on_as(customer_id: str, merges: Merges, at: datetime = NEVER) -> str:
@@ -146,6 +146,16 @@ def goes_on_as(customer_id: str, merges: Merges, at: datetime = NEVER) -> str:
         customer_id = merge.into
         merge = merges.get(customer_id)
     return customer_id
+
+
+def same_persons(merges: Merges) -> dict[str, tuple[str, ...]]:
+    """Of each customer that a merge names, all ids of the same person, in key order."""
+    by_root: dict[str, set[str]] = {}
+    for customer_id, merge in merges.items():
+        by_root.setdefault(goes_on_as(customer_id, merges), set()).update((customer_id, merge.into))
+    return {
+        customer_id: tuple(sorted(same, key=str.encode)) for same in by_root.values() for customer_id in sorted(same)
+    }
 
 
 class _Parting:

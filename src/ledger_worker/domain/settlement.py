@@ -55,11 +55,13 @@ __all__ = [
     "BookedGrant",
     "History",
     "HistoryNeeded",
+    "Parcel",
     "Place",
     "Transition",
     "all_of",
     "is_open",
     "is_suspended",
+    "left_by",
     "usage_tie",
 ]
 
@@ -1043,7 +1045,6 @@ class Book:
         run.posting = self.posting
         run.customer_id = self.customer_id
         run.leaves_at = self.leaves_at
-        run._is_run = True  # noqa: SLF001 - it is one of its own kind
         for grant_id, grant in self.grants.items():
             if grant.terms.origin is Origin.REGRANT:
                 continue
@@ -1060,6 +1061,7 @@ class Book:
     ) -> list[Line]:
         """Everything up to `until` has happened, on a book that is still empty. Returns all its lines."""
         lines: list[Line] = []
+        self._is_run = True
         self._reversed = _by_usage(reversals)
         self._coming = [((fact.at, _USE + fact.tie), 0, fact) for fact in usage]
         self._coming += [(parcel.place, 0, parcel) for parcel in arriving]
@@ -1119,6 +1121,11 @@ def is_suspended(terms: GrantTerms, at: datetime) -> bool:
 def is_open(suspension: Suspension, at: datetime) -> bool:
     """Whether the cause is open at `at`."""
     return suspension.starts_at <= at and (suspension.ends_at is None or at < suspension.ends_at)
+
+
+def left_by(lines: Iterable[Line]) -> list[Parcel]:
+    """The parcels that the lines say have left a book, in the order of their places."""
+    return _parcels(lines, _LEAVING)
 
 
 def _parcels(lines: Iterable[Line], kinds: frozenset[Kind]) -> list[Parcel]:

@@ -66,8 +66,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     Its inbox key, content hash and canonical payload, and the instant it is recorded at.
 
-    `now` may be raised so that a customer's instants strictly increase. `known_hash` is the content hash under which
-    the same id is in the inbox already.
+    `now` may be raised so that a customer's instants strictly increase. `known` is the content hash under which the
+    same id is in the inbox already, by each customer it was sent for: this one, and those tied to it.
     """
 
     event: Event
@@ -75,7 +75,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     content_hash: bytes
     payload: bytes
     now: datetime
-    known_hash: bytes | None = None
+    known: Mapping[str, bytes] = {}
 
 
 class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,13 +223,21 @@ class Side:
     # -- postings and changes --
 
     def post(
-        self, told: Told, now: datetime, entries: Sequence[Entry], before: Mapping[str, EntitlementPicture]
+        self,
+        told: Told,
+        now: datetime,
+        entries: Sequence[Entry],
+        before: Mapping[str, EntitlementPicture],
+        also: tuple[str, ...] = (),
     ) -> bool:
-        """A posting is made of the entries, and every entitlement that differs is told. False when there is neither."""
+        """A posting is made of the entries, and every entitlement that differs is told. False when there is neither.
+
+        `also` are kinds of change that no picture shows.
+        """
         differing = []
         for entitlement, was in before.items():
             shown = self.shown(entitlement)
-            kinds = _kinds(was, shown)
+            kinds = (*_kinds(was, shown), *also)
             self.books[entitlement].level = shown.level
             if kinds:
                 differing.append((entitlement, was, shown, kinds))
@@ -319,6 +327,11 @@ class Side:
             merge=self.merge,
         )
 
+    @property
+    def is_tied_anew(self) -> bool:
+        """Whether the ties to others, or the merge, are not as they were loaded."""
+        return self.linked != self._loaded.head.linked or self.merge != self._loaded.head.merge
+
     def booked(self) -> tuple[tuple[BookedAccount, ...], tuple[Grant, ...]]:
         """The accounts and grants that changed, to be stored."""
         accounts = []
@@ -375,7 +388,10 @@ _DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
     ("debt", lambda shown: not shown.debt),
     ("over_allocated", lambda shown: not shown.over_allocated),
 )
-"""What is told when it differs (RULES 32), each with what is compared; the names are the `kinds` of a change."""
+"""What is told when it differs (RULES 32), each with what is compared; the names are the `kinds` of a change.
+
+One more is `merged`, told of every entitlement of a customer who has gone on as another.
+"""
 
 
 def _kinds(was: EntitlementPicture, shown: EntitlementPicture) -> tuple[str, ...]:

@@ -167,7 +167,8 @@ def _booked(
     found = {}
     for start in range(0, len(customer_ids), _CUSTOMERS_AT_ONCE):
         portion = customer_ids[start : start + _CUSTOMERS_AT_ONCE]
-        for customer_id, books in pictures.books(connection, portion, catalogue, at).items():
+        merges = customers.read_merges(connection, portion)
+        for customer_id, books in pictures.books(connection, portion, catalogue, at, merges).items():
             for book in books:
                 found[customer_id, book.entitlement.key] = _figures_of_book(book)
     return found

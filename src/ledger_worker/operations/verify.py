@@ -333,7 +333,8 @@ def _tied_to(connection: Connection, customer_id: str) -> dict[str, _Ids]:
 
 
 _CUSTOMERS = text("""
-SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, linked
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, linked,
+       alias_of, alias_at, merge_id
 FROM customer
 WHERE customer_id BETWEEN :first AND :last
 ORDER BY customer_id

@@ -206,9 +206,10 @@ def explain(
         as_of = customers_store.clock(connection)
         if head.recorded_at is not None:
             as_of = max(as_of, head.recorded_at)
+        merges = customers_store.read_merges(connection, [customer_id])
         opened = {
             book.entitlement.key: book
-            for book in pictures.books(connection, [customer_id], catalogue, as_of)[customer_id]
+            for book in pictures.books(connection, [customer_id], catalogue, as_of, merges)[customer_id]
         }
         keys = sorted(opened) if entitlement is None else [entitlement] if entitlement in catalogue.entitlements else []
         held = {key: _grants(connection, customer_id, key) for key in keys}

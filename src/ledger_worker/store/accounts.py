@@ -11,7 +11,9 @@ from sqlalchemy import Connection, Row, text
 from ledger_worker.domain.decide import BookedAccount, reversal_of
 from ledger_worker.domain.events import fact_of
 from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, Reversal, UsageFact
+from ledger_worker.domain.owners import Merges, goes_on_as, same_persons
 from ledger_worker.domain.settlement import History, usage_tie
+from ledger_worker.domain.sources import NO_MERGES
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
 __all__ = ["account_keys", "read_accounts", "read_histories", "read_open_grants", "write_accounts", "write_grants"]
@@ -232,8 +234,13 @@ def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str,
     return grants
 
 
-def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, History]:
-    """Everything each of these accounts ever saw: all grants, usage and reversals, all lines summed by identity."""
+def read_histories(
+    connection: Connection, pairs: Sequence[Pair], merges: Merges = NO_MERGES
+) -> dict[Pair, History]:
+    """Everything each of these accounts ever saw: all grants, usage and reversals, all lines summed by identity.
+
+    Usage counts for whoever its customer was at its instant by `merges`; a reversal is told to all ids of a person.
+    """
     grants: dict[Pair, list[Grant]] = {pair: [] for pair in pairs}
     usage: dict[Pair, list[UsageFact]] = {pair: [] for pair in pairs}
     lines: dict[Pair, list[Line]] = {pair: [] for pair in pairs}
@@ -242,17 +249,24 @@ def read_histories(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, 
     for row in connection.execute(_READ_ALL_GRANTS, asked).all():
         grant = _grant(row)
         grants[row[0], grant.terms.entitlement].append(grant)
-    for customer_id, entitlement, key, counted_at, units, event_source, event_id in connection.execute(
-        _READ_USAGE, asked
+    same = same_persons(merges)
+    tellers = sorted({(each, name) for customer_id, name in pairs for each in same.get(customer_id, (customer_id,))})
+    told = _asked(tellers)
+    for teller, entitlement, key, counted_at, units, event_source, event_id in connection.execute(
+        _READ_USAGE, told
     ).all():
-        fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
-        usage[customer_id, entitlement].append(fact)
-    for customer_id, entitlement, counted_at, payload, event_source, event_id in connection.execute(
-        _READ_REVERSALS, asked
+        user = goes_on_as(teller, merges, counted_at)
+        if (user, entitlement) in usage:
+            fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
+            usage[user, entitlement].append(fact)
+    for teller, entitlement, counted_at, payload, event_source, event_id in connection.execute(
+        _READ_REVERSALS, told
     ).all():
         reversal = reversal_of(fact_of(bytes(payload)), event_source, event_id, counted_at)
         if reversal is not None:
-            reversals[customer_id, entitlement].append(reversal)
+            for each in same.get(teller, (teller,)):
+                if (each, entitlement) in reversals:
+                    reversals[each, entitlement].append(reversal)
     for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(
         _READ_LINES, asked
     ).all():

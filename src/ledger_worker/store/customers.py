@@ -8,10 +8,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.side import CustomerHead
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts
 
-__all__ = ["clock", "lock", "read_heads", "write_heads", "write_links"]
+__all__ = ["clock", "lock", "merge_of", "read_heads", "read_merges", "write_heads", "write_ties"]
 
 _LINKED = text("SELECT customer_id, linked FROM customer WHERE customer_id = ANY(CAST(:ids AS text[]))")
 
@@ -32,9 +33,19 @@ FOR UPDATE
 """)
 
 _READ = text("""
-SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked, linked
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked, linked, alias_of, alias_at, merge_id
 FROM customer
 WHERE customer_id = ANY(CAST(:ids AS text[]))
+""")
+
+_READ_MERGES = text("""
+SELECT customer_id, alias_of, alias_at, merge_id
+FROM customer
+WHERE alias_of IS NOT NULL
+  AND customer_id IN (
+      SELECT unnest(asked.linked || asked.customer_id) FROM customer AS asked
+      WHERE asked.customer_id = ANY(CAST(:ids AS text[]))
+  )
 """)
 
 _CLOCK = text("SELECT clock_timestamp()")
@@ -52,9 +63,9 @@ FROM unnest(
 WHERE customer.customer_id = head.customer_id
 """)
 
-_WRITE_LINKS = text("""
+_WRITE_TIES = text("""
 UPDATE customer
-SET linked = CAST(:linked AS text[])
+SET linked = CAST(:linked AS text[]), alias_of = :alias_of, alias_at = :alias_at, merge_id = :merge_id
 WHERE customer_id = :customer_id
 """)
 
@@ -81,9 +92,8 @@ def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dic
     """Where each customer stands, and the hash of its key; both by customer id. Who decides holds the locks."""
     heads: dict[str, CustomerHead] = {}
     hashes: dict[str, int] = {}
-    for customer_id, key_hash, number, sequence, chain_head, recorded_at, is_parked, linked in connection.execute(
-        _READ, {"ids": of_texts(customer_ids)}
-    ).all():
+    for row in connection.execute(_READ, {"ids": of_texts(customer_ids)}).all():
+        customer_id, key_hash, number, sequence, chain_head, recorded_at, is_parked, linked, *merge = row
         heads[customer_id] = CustomerHead(
             customer_id=customer_id,
             posting_number=number,
@@ -92,6 +102,7 @@ def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dic
             recorded_at=recorded_at,
             is_parked=is_parked,
             linked=tuple(linked),
+            merge=merge_of(*merge),
         )
         hashes[customer_id] = key_hash
     return heads, hashes
@@ -119,7 +130,31 @@ def write_heads(connection: Connection, heads: Sequence[CustomerHead]) -> None:
     )
 
 
-def write_links(connection: Connection, heads: Sequence[CustomerHead]) -> None:
-    """These customers are tied to whom `heads` says; a statement each, for transfers and merges are few."""
+def merge_of(alias_of: str | None, alias_at: datetime | None, merge_id: str | None) -> Merge | None:
+    """The merge that made a customer an alias, from the columns of its row."""
+    if alias_of is None or alias_at is None or merge_id is None:
+        return None
+    return Merge(merge_id=merge_id, at=alias_at, into=alias_of)
+
+
+def read_merges(connection: Connection, customer_ids: Sequence[str]) -> dict[str, Merge]:
+    """The merges of these customers and of all they are tied to."""
+    found = connection.execute(_READ_MERGES, {"ids": of_texts(customer_ids)}).all()
+    merges = {customer_id: merge_of(*merge) for customer_id, *merge in found}
+    return {customer_id: merge for customer_id, merge in merges.items() if merge is not None}
+
+
+def write_ties(connection: Connection, heads: Sequence[CustomerHead]) -> None:
+    """These customers are tied to, and go on as, whom `heads` says; a statement each: transfers and merges are few."""
     for head in heads:
-        connection.execute(_WRITE_LINKS, {"customer_id": head.customer_id, "linked": of_texts(head.linked)})
+        merge = head.merge
+        connection.execute(
+            _WRITE_TIES,
+            {
+                "customer_id": head.customer_id,
+                "linked": of_texts(head.linked),
+                "alias_of": None if merge is None else merge.into,
+                "alias_at": None if merge is None else merge.at,
+                "merge_id": None if merge is None else merge.merge_id,
+            },
+        )

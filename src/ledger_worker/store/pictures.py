@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import CustomerPicture
+from ledger_worker.domain.owners import Merges, goes_on_as
 from ledger_worker.domain.settlement import Book, HistoryNeeded
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
@@ -32,36 +33,44 @@ def load(
         catalogue = catalogue_store.read(connection, ledger.catalogue_version)
     at = at or customers_store.clock(connection)
     heads, _ = customers_store.read_heads(connection, customer_ids)
-    opened = books(connection, sorted(heads, key=str.encode), catalogue, at)
+    merges = customers_store.read_merges(connection, customer_ids)
+    opened = books(connection, sorted(heads, key=str.encode), catalogue, at, merges)
     return [
         CustomerPicture(
             customer_id=customer_id,
             timeline=ledger.timeline,
             sequence=heads[customer_id].sequence,
             recorded_at=heads[customer_id].recorded_at or at,
-            entitlements=tuple(picture(book) for book in opened[customer_id]),
+            entitlements=() if customer_id in merges else tuple(picture(book) for book in opened[customer_id]),
+            merged_into=goes_on_as(customer_id, merges) if customer_id in merges else None,
         )
         for customer_id in opened
     ]
 
 
 def books(
-    connection: Connection, customer_ids: Sequence[str], catalogue: Catalogue, at: datetime
+    connection: Connection, customer_ids: Sequence[str], catalogue: Catalogue, at: datetime, merges: Merges
 ) -> dict[str, list[Book]]:
-    """The books of all accounts of these customers, in order of entitlement, with what is due at `at` passed."""
+    """The books of all accounts of these customers, in order of entitlement, with what is due at `at` passed.
+
+    `merges` are those of the customers and of all they are tied to.
+    """
     keys = accounts_store.account_keys(connection, customer_ids)
     accounts = accounts_store.read_accounts(connection, keys, [], at)
     grants = accounts_store.read_open_grants(connection, keys)
     opened: dict[str, list[Book]] = {customer_id: [] for customer_id in customer_ids}
     for customer_id, entitlement in keys:
         own = [grant for grant in grants.get(customer_id, ()) if grant.terms.entitlement == entitlement]
+        merge = merges.get(customer_id)
         book = Book(catalogue.entitlements[entitlement], accounts[customer_id, entitlement], own)
+        book.leaves_at = None if merge is None else merge.at
         try:
             settle_due(book, at)
         except HistoryNeeded:
             pair = (customer_id, entitlement)
-            history = accounts_store.read_histories(connection, [pair])[pair]
+            history = accounts_store.read_histories(connection, [pair], merges)[pair]
             book = Book(catalogue.entitlements[entitlement], accounts[pair], own, history)
+            book.leaves_at = None if merge is None else merge.at
             settle_due(book, at)
         opened[customer_id].append(book)
     return opened

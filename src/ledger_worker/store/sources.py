@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from ledger_worker.domain.sources import SourceState
 from ledger_worker.store.arrays import of_bytes, of_texts
 
-__all__ = ["claim", "read_owners", "read_states", "write_states"]
+__all__ = ["claim", "read_owners", "read_states", "read_states_kept_by", "write_states"]
 
 _STATE = msgspec.msgpack.Decoder(SourceState)
 
@@ -26,6 +26,12 @@ _STATES = text("""
 SELECT source.customer_id, source.source_key, source.state
 FROM unnest(CAST(:ids AS text[]), CAST(:keys AS text[])) AS asked (customer_id, source_key)
 JOIN source ON source.customer_id = asked.customer_id AND source.source_key = asked.source_key
+""")
+
+_STATES_KEPT_BY = text("""
+SELECT source_key, state
+FROM source
+WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)
 
 _WRITE = text("""
@@ -66,6 +72,12 @@ def read_states(connection: Connection, asked: Sequence[tuple[str, str]]) -> dic
         _STATES, {"ids": of_texts(one[0] for one in asked), "keys": of_texts(one[1] for one in asked)}
     ).all()
     return {(customer_id, key): _STATE.decode(state) for customer_id, key, state in found}
+
+
+def read_states_kept_by(connection: Connection, customer_ids: Sequence[str]) -> dict[str, SourceState]:
+    """The folded state of every source that was first told of one of these customers."""
+    found = connection.execute(_STATES_KEPT_BY, {"ids": of_texts(customer_ids)}).all()
+    return {row.source_key: _STATE.decode(row.state) for row in found}
 
 
 def write_states(connection: Connection, states: Sequence[tuple[str, str, SourceState]]) -> None:

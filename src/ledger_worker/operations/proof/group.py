@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from ledger_worker.domain.ledger import Account
-from ledger_worker.domain.owners import Merges
-from ledger_worker.domain.sources import NO_MERGES
 from ledger_worker.errors import BadBytesError
 from ledger_worker.operations.proof.chain import check_postings, check_standing
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.inbox import check_events
 from ledger_worker.operations.proof.rows import CustomerRows, Member, Published
-from ledger_worker.operations.proof.settlement import check_accounts
+from ledger_worker.operations.proof.persons import check_aliases, persons_of
+from ledger_worker.operations.proof.settlement import arrivals_of, check_accounts
 from ledger_worker.operations.proof.sources import check_sources, check_terms, check_ties, handed_on, told_of
 from ledger_worker.operations.proof.units import check_arrivals, check_units, check_usage
 from ledger_worker.wire.decode import decode_change
@@ -23,12 +22,11 @@ def prove(
     accounts: Mapping[str, Mapping[str, Account]],
     published: Published,
     findings: Findings,
-    merges: Merges = NO_MERGES,
 ) -> None:
     """Every check of the customers of a group was made, one check after the other.
 
     `group` are all customers that are tied to each other, by customer id; `accounts` are theirs, by customer and
-    entitlement; `merges` are those of customers who became aliases.
+    entitlement.
     """
     members = {rows.customer_id: Member(rows, accounts.get(rows.customer_id, {})) for rows in group}
     each = members.values()
@@ -36,10 +34,13 @@ def prove(
         check_events(member, findings)
     for member in each:
         check_postings(member, members, findings)
+    merges = {customer_id: member.merge for customer_id, member in members.items() if member.merge is not None}
+    persons = persons_of(members, merges)
     sources = told_of(members, merges)
     for member in each:
         check_standing(member, findings)
-    check_ties(members, sources.values(), findings)
+    check_aliases(members, merges, findings)
+    check_ties(members, sources.values(), merges, findings)
     given = check_sources(members, sources, published, merges, findings)
     moved = handed_on(members)
     for member in each:
@@ -47,10 +48,11 @@ def prove(
     for member in each:
         check_units(member, moved, findings)
     check_arrivals(members, moved, findings)
+    for person in persons:
+        check_usage(person, findings)
+    arrivals = arrivals_of(each, merges)
     for member in each:
-        check_usage(member, findings)
-    for member in each:
-        check_accounts(member, published, findings)
+        check_accounts(member, published, arrivals, findings)
     for member in each:
         _check_outbox(member, published, findings)
 

@@ -23,6 +23,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.ledger import UsageFact
 from ledger_worker.domain.outcomes import Outcome
+from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.settlement import usage_tie
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.rows import EventRow, Member, event_name
@@ -31,7 +32,11 @@ __all__ = ["check_events"]
 
 
 def check_events(member: Member, findings: Findings) -> None:
-    """Every event of the inbox was looked at; facts, usage and reversals that can be read are with the member."""
+    """Every event of the inbox was looked at; facts, usage and reversals that can be read are with the member.
+
+    So is the first that the customer was merged by: what is told after that changes nothing.
+    """
+    merged_since: datetime | None = None
     instants: set[datetime] = set()
     for row in member.rows.events:
         findings.looked_at[Check.EVENT] += 1
@@ -57,6 +62,9 @@ def check_events(member: Member, findings: Findings) -> None:
             member.facts.append((row, event))
         elif isinstance(fact, UsageRecorded | UsageReversed):
             _count(member, row, fact)
+        elif isinstance(fact, CustomersMerged) and (merged_since is None or row.recorded_at < merged_since):
+            merged_since = row.recorded_at
+            member.merge = Merge(merge_id=fact.merge_id, at=_counted_at(row), into=fact.into_customer_id)
 
 
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
@@ -89,14 +97,14 @@ def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | Non
     if isinstance(fact, OfferReached):
         return fact.source_key, None, None, None
     if isinstance(fact, CustomersMerged):
-        return None, None, None, None
+        return None, None, None, counted_at
     if isinstance(fact, SourceFact):
         return source_key(fact), None, None, None
     assert_never(fact)
 
 
 def _counted_at(row: EventRow) -> datetime:
-    """When usage counts: never later than it was recorded."""
+    """When usage or a merge counts: never later than it was recorded."""
     return min(row.occurred_at, row.recorded_at)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from ledger_worker.domain.catalogue import Catalogue, Entitlement
 from ledger_worker.domain.events import Event
 from ledger_worker.domain.ledger import Account, Grant, GrantTerms, Line, Reversal, UsageFact
+from ledger_worker.domain.owners import Merge
 
 __all__ = [
     "AccountRow",
@@ -50,6 +51,9 @@ class CustomerRow(msgspec.Struct, frozen=True, gc=False):
     chain_head: bytes
     recorded_at: datetime | None
     linked: list[str]
+    alias_of: str | None
+    alias_at: datetime | None
+    merge_id: str | None
 
 
 class PostingRow(msgspec.Struct, frozen=True, gc=False):
@@ -178,7 +182,8 @@ class Member:
     """One customer of a group under proof, its accounts by entitlement, and what the checks have read of its rows.
 
     `events` are those of its inbox by key, `facts` those about sources; `usage`, `reversals`, `lines` and `grants` are
-    by entitlement. `said` is the posting that last set the terms of each grant, and the terms.
+    by entitlement. `said` is the posting that last set the terms of each grant, and the terms. `merge` is the one that
+    made the customer an alias, by its inbox; `has_aliases` that the person has other ids.
     """
 
     def __init__(self, rows: CustomerRows, accounts: Mapping[str, Account]) -> None:
@@ -187,6 +192,8 @@ class Member:
         self.accounts = accounts
         self.events: dict[UUID, EventRow] = {}
         self.facts: list[tuple[EventRow, Event]] = []
+        self.merge: Merge | None = None
+        self.has_aliases = False
         self.usage: dict[str, list[UsageFact]] = defaultdict(list)
         self.reversals: dict[str, list[Reversal]] = defaultdict(list)
         self.lines: dict[str, list[Line]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """Settlement: each account, settled again from nothing, is covered as it is booked, and shows what a check reads."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,15 +10,30 @@ import msgspec
 from ledger_worker.domain.access import level_of, shown_units
 from ledger_worker.domain.catalogue import Entitlement, EntitlementType
 from ledger_worker.domain.ledger import NEVER, Account, Grant, Kind, Line, Origin, Phase
-from ledger_worker.domain.settlement import Book, BookedGrant, History, HistoryNeeded
+from ledger_worker.domain.owners import Merges, goes_on_as
+from ledger_worker.domain.settlement import Book, BookedGrant, History, HistoryNeeded, Parcel, left_by
 from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
 from ledger_worker.operations.proof.rows import AccountRow, Member, Published, grant_name
 
-__all__ = ["check_accounts"]
+__all__ = ["Arrivals", "arrivals_of", "check_accounts"]
+
+Arrivals = Mapping[tuple[str, str], Sequence[Parcel]]
+"""What each account, of a customer and an entitlement, has been handed on by aliases."""
 
 
-def check_accounts(member: Member, published: Published, findings: Findings) -> None:
-    """Every account of the customer was settled again.
+def arrivals_of(members: Iterable[Member], merges: Merges) -> Arrivals:
+    """What has left the books of aliases, by the account of whom they had gone on as by then."""
+    found: dict[tuple[str, str], list[Parcel]] = defaultdict(list)
+    for member in members:
+        if member.merge is not None:
+            for entitlement, lines in member.lines.items():
+                for parcel in left_by(lines):
+                    found[goes_on_as(member.merge.into, merges, parcel.at), entitlement].append(parcel)
+    return found
+
+
+def check_accounts(member: Member, published: Published, arrivals: Arrivals, findings: Findings) -> None:
+    """Every account of the customer was settled again; `arrivals` say what aliases have handed on to it.
 
     It cannot be proven when its entitlement's policies for debt or overage changed under it: it is settled by a mixture
     of them.
@@ -31,7 +46,8 @@ def check_accounts(member: Member, published: Published, findings: Findings) -> 
         if account is None or not versions:
             findings.add(Check.SETTLEMENT, member.customer_id, name, "its entitlement was never published")
             continue
-        settled = _Settled(versions[-1], account, _history(member, row.entitlement))
+        arriving = arrivals.get((member.customer_id, row.entitlement), ())
+        settled = _Settled(versions[-1], account, _history(member, row.entitlement), member, arriving)
         wrong = settled.wrong()
         if wrong and len({(version.debt, version.overage) for version in versions}) > 1:
             findings.unproven += 1
@@ -74,12 +90,22 @@ def _read_otherwise(row: AccountRow, account: Account, versions: tuple[Entitleme
 class _Settled:
     """An account beside a run from nothing over the same terms, usage and reversals, up to where the account stands."""
 
-    def __init__(self, entitlement: Entitlement, account: Account, history: History) -> None:
+    def __init__(
+        self,
+        entitlement: Entitlement,
+        account: Account,
+        history: History,
+        member: Member,
+        arriving: Sequence[Parcel],
+    ) -> None:
         self._account = account
         self._history = history
         told = {usage.usage_key for usage in history.usage}
-        waiting = sorted({reversal.usage_key for reversal in history.reversals} - told)
+        reversed_keys = {reversal.usage_key for reversal in history.reversals}
+        # Which id of a person a reversal waits at depends on what had been told; it moves nothing.
+        waiting = sorted(reversed_keys.intersection(account.waiting) if member.has_aliases else reversed_keys - told)
         self.run = Book(entitlement, Account(entitlement=entitlement.key, waiting=tuple(waiting)), ())
+        self.run.leaves_at = None if member.merge is None else member.merge.at
         for grant in history.grants:
             # What settlement grants once more is of no source: the run makes it, or it should not be.
             if grant.terms.origin is not Origin.REGRANT:
@@ -88,7 +114,7 @@ class _Settled:
         until = (account.settled_at or _BEGINNING, account.settled_tie)
         self._lines: list[Line] | None
         try:
-            self._lines = self.run.run_all(history.usage, history.reversals, until)
+            self._lines = self.run.run_all(history.usage, history.reversals, until, arriving)
         except HistoryNeeded:
             self._lines = None
 

@@ -53,17 +53,21 @@ def told_of(members: Mapping[str, Member], merges: Merges) -> dict[str, ToldSour
     return {key: _source(facts, merges) for key, facts in told.items()}
 
 
-def check_ties(members: Mapping[str, Member], sources: Iterable[ToldSource], findings: Findings) -> None:
-    """Each customer is tied to exactly those whom sources tie it to, directly or through others."""
+def check_ties(
+    members: Mapping[str, Member], sources: Iterable[ToldSource], merges: Merges, findings: Findings
+) -> None:
+    """Each customer is tied to exactly those whom sources and merges tie it to, directly or through others."""
     tied: dict[str, set[str]] = {customer_id: {customer_id} for customer_id in members}
-    for source in sources:
-        together = set(source.tied).union(*(tied.get(customer_id, ()) for customer_id in source.tied))
+    ties = [source.tied for source in sources]
+    ties += [frozenset((customer_id, merge.into)) for customer_id, merge in merges.items()]
+    for tie in ties:
+        together = set(tie).union(*(tied.get(customer_id, ()) for customer_id in tie))
         tied.update(dict.fromkeys(together, together))
     for customer_id, member in members.items():
         row = member.rows.customer
         expected = sorted(tied[customer_id] - {customer_id}, key=str.encode)
         if row is not None and row.linked != expected:
-            message = f"{differing(('linked',), (row.linked,), (expected,))} by what was told of sources"
+            message = f"{differing(('linked',), (row.linked,), (expected,))} by what was told of sources and merges"
             findings.add(Check.CUSTOMER, customer_id, "customer", message)
 
 

@@ -69,14 +69,16 @@ def check_arrivals(members: Mapping[str, Member], moved: Mapping[str, HandedOn],
             findings.add(Check.UNITS, one.customer_id, grant_name(one.giver), message)
 
 
-def check_usage(member: Member, findings: Findings) -> None:
-    """The lines about each usage add up to what was used and not reversed."""
+def check_usage(person: Sequence[Member], findings: Findings) -> None:
+    """The lines about each usage add up to what was used and not reversed, in the books of all ids of the person."""
     counted: dict[tuple[str, UUID], int] = defaultdict(int)
-    for entitlement, lines in member.lines.items():
-        for line in lines:
-            if line.usage_key is not None:
-                counted[entitlement, line.usage_key] += EFFECTS[line.kind].usage * line.units
-    for entitlement, facts in member.usage.items():
+    for member in person:
+        for entitlement, lines in member.lines.items():
+            for line in lines:
+                if line.usage_key is not None:
+                    counted[entitlement, line.usage_key] += EFFECTS[line.kind].usage * line.units
+    names = {key: (member.customer_id, row) for member in person for key, row in member.events.items()}
+    for member, entitlement, facts in ((member, *usage) for member in person for usage in member.usage.items()):
         reversed_of = _reversed(facts, member.reversals.get(entitlement, ()))
         for fact in facts:
             findings.looked_at[Check.USAGE] += 1
@@ -85,11 +87,12 @@ def check_usage(member: Member, findings: Findings) -> None:
             if booked != fact.units - gone_back:
                 less = f", {gone_back} of them reversed" if gone_back else ""
                 message = f"{fact.units} units of {entitlement} were used{less}, but {booked} are booked"
-                findings.add(Check.USAGE, member.customer_id, event_name(member.events[fact.usage_key]), message)
+                customer_id, row = names[fact.usage_key]
+                findings.add(Check.USAGE, customer_id, event_name(row), message)
     for (entitlement, key), units in counted.items():
         if units:
             message = f"{units} units of {entitlement} are booked for it, but it is not in the inbox"
-            findings.add(Check.USAGE, member.customer_id, f"event {key}", message)
+            findings.add(Check.USAGE, person[0].customer_id, f"event {key}", message)
 
 
 def _counted_of_grants(member: Member) -> dict[UUID, list[int]]:
