@@ -53,11 +53,6 @@ PLAN_AND_PACK = catalogue(
 )
 
 
-TIES_NOT_STORED = pytest.mark.xfail(
-    strict=True, reason="a tie to a customer in whose books the event does nothing is not stored"
-)
-
-
 # -- the same as the rules
 
 
@@ -83,9 +78,7 @@ def test_a_history_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_ru
     assert_same(ledger, life)
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=TIES_NOT_STORED) if number == 10 else number for number in range(WORLDS)]
-)
+@pytest.mark.parametrize("number", range(WORLDS))
 def test_a_world_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_rules(
     number: int, ledger: Ledger, other_ledger: Ledger
 ) -> None:
@@ -139,7 +132,6 @@ def test_many_customers_in_one_batch_end_as_each_by_itself(ledger: Ledger, other
     assert ledger.dump() == other_ledger.dump()
 
 
-@TIES_NOT_STORED
 def test_who_owns_a_source_does_not_depend_on_where_a_batch_is_split(ledger: Ledger, other_ledger: Ledger) -> None:
     """Six customers are told of the same few orders: each belongs to the first, the others' facts await a transfer."""
     offered = history_of(4712).catalogue

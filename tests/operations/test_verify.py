@@ -872,9 +872,6 @@ def test_the_row_that_was_changed_of_tied_customers_is_named(
 
 # Jo tells of an order that never was his: his fact waits, and he is tied to those whose it was.
 NOT_HIS = on(71, "jo", "not-his", PurchaseRefunded(order_id="o1", refund_id="r2"))
-NOT_STORED = pytest.mark.xfail(
-    strict=True, reason="a tie to a customer in whose books the event does nothing is not stored"
-)
 
 
 @pytest.fixture
@@ -884,7 +881,6 @@ def awaiting(tied: Engine) -> Engine:
     return tied
 
 
-@NOT_STORED
 def test_a_fact_that_waits_is_proven_with_those_whose_source_it_is_about(awaiting: Engine) -> None:
     found = verdict(awaiting)
 
@@ -919,7 +915,6 @@ AWAITING_TAMPERINGS = {
 }
 
 
-@NOT_STORED
 @pytest.mark.parametrize(
     ("statement", "check", "customer_id", "row"), AWAITING_TAMPERINGS.values(), ids=AWAITING_TAMPERINGS
 )
@@ -963,9 +958,7 @@ def test_more_customers_than_are_proven_together_are_named(tied: Engine, monkeyp
     ]
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=NOT_STORED) if number in {8, 12} else number for number in range(15)]
-)
+@pytest.mark.parametrize("number", range(15))
 def test_a_random_world_has_no_findings(database_url: str, engine: Engine, number: int) -> None:
     history = world_of(720_000 + number, with_merges=False)
     ledger = Ledger(database_url)
