@@ -1,0 +1,60 @@
+"""Worlds of several customers, whose sources go from hand to hand and who are merged.
+
+After every event all that `assert_all` claims holds, and no split of the same events into batches shows in a byte.
+"""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.domain.agreement import assert_all
+from tests.domain.driver import World
+from tests.domain.histories import AFTER_ALL, History, world_of
+
+LIVED, SPLIT = 60, 60
+"""Worlds of each kind."""
+
+
+@pytest.mark.parametrize("with_merges", [False, True], ids=["transfers", "merges"])
+@pytest.mark.parametrize("number", range(LIVED))
+def test_after_every_event_units_are_conserved_and_the_oracle_agrees(number: int, *, with_merges: bool) -> None:
+    history = world_of(730_000 + number, with_merges=with_merges)
+    world = World(history.catalogue)
+
+    for one_told in history.told:
+        world.tell(one_told)
+        assert_all(world)
+    for customer_id in tuple(world.customers):
+        world.catch_up(AFTER_ALL, customer_id)
+    assert_all(world)
+
+
+@pytest.mark.parametrize("with_merges", [False, True], ids=["transfers", "merges"])
+@pytest.mark.parametrize("number", range(SPLIT))
+def test_no_split_into_batches_shows(number: int, *, with_merges: bool) -> None:
+    history = world_of(740_000 + number, with_merges=with_merges)
+    one_by_one = bytes_of(told_in_batches(history, 1))
+
+    for events_max in (2, 3, 4, len(history.told)):
+        assert bytes_of(told_in_batches(history, events_max)) == one_by_one, f"batches of {events_max}"
+
+
+def told_in_batches(history: History, events_max: int) -> World:
+    """The world when it was told in batches of so many events."""
+    world = World(history.catalogue)
+    for first in range(0, len(history.told), events_max):
+        world.tell(*history.told[first : first + events_max])
+    return world
+
+
+def bytes_of(world: World) -> Sequence[object]:
+    """All that is stored: of each customer, of the sources, of the inbox."""
+    return (
+        {
+            customer_id: (one.head, one.accounts, one.grants, one.postings, one.changes)
+            for customer_id, one in world.customers.items()
+        },
+        world.sources,
+        world.claimants,
+        [(place, one.outcome, one.recorded_at, one.counted_at) for place, one in world.inbox.items()],
+    )
