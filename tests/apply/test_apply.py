@@ -17,8 +17,9 @@ from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BrokenInvariantError, FencedError
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.store.customers import merge_of
 from ledger_worker.wire.encode import encode_event
-from tests.apply.ledger import TOPIC, TOPIC_ID, Ledger, move, record
+from tests.apply.ledger import TOPIC, TOPIC_ID, Ledger, move, record, unproven
 from tests.domain.driver import Life, World
 from tests.domain.histories import History, history_of, world_of
 from tests.domain.telling import (
@@ -31,6 +32,7 @@ from tests.domain.telling import (
     day,
     gives,
     line,
+    merged,
     offer,
     order_transferred,
     quota,
@@ -78,11 +80,12 @@ def test_a_history_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_ru
     assert_same(ledger, life)
 
 
+@pytest.mark.parametrize("with_merges", [False, True], ids=["transfers", "merges"])
 @pytest.mark.parametrize("number", range(WORLDS))
 def test_a_world_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_rules(
-    number: int, ledger: Ledger, other_ledger: Ledger
+    number: int, ledger: Ledger, other_ledger: Ledger, *, with_merges: bool
 ) -> None:
-    history = world_of(710_000 + number, with_merges=False)
+    history = world_of(710_000 + number, with_merges=with_merges)
     world = World(history.catalogue)
     for one in (ledger, other_ledger):
         one.publish(history.catalogue)
@@ -95,9 +98,10 @@ def test_a_world_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_rule
 
     assert ledger.dump() == other_ledger.dump()
     assert_same(ledger, world)
-    assert {row[0]: tuple(row[5]) for row in ledger.dump()["customer"]} == {
-        customer_id: one.head.linked for customer_id, one in world.customers.items()
+    assert {row[0]: (tuple(row[5]), merge_of(*row[6:])) for row in ledger.dump()["customer"]} == {
+        customer_id: (one.head.linked, one.head.merge) for customer_id, one in world.customers.items()
     }
+    assert unproven(ledger) == []
 
 
 def parts_of(told_at: Sequence[tuple[Event, datetime]], random: Random) -> list[Sequence[tuple[Event, datetime]]]:
@@ -385,6 +389,130 @@ def test_a_receiver_of_whom_nothing_was_told_has_what_is_transferred_to_it(ledge
         ("bob", 1, "ada")
     ]
     assert ledger.rows("SELECT customer_id FROM event WHERE event_id = 't'") == [("ada",)]
+
+
+# -- customers who go on as others
+
+
+def test_an_event_told_again_under_the_other_id_of_a_person_is_a_duplicate(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought()), day(1)), (told("u", day(2), used(4)), day(2)))
+    ledger.tell((told("v", day(2), used(1), customer="bob"), day(2)), (told("m", day(3), merged()), day(3)))
+    before = ledger.dump()
+
+    applied = ledger.tell(
+        (told("u", day(2), used(4), customer="bob"), day(4)),
+        (told("v", day(2), used(1)), day(4)),
+        (told("p", day(1), bought(), customer="bob"), day(4)),
+    )
+
+    assert (applied.outcomes, applied.postings) == ({"duplicate": 3}, 0)
+    assert ledger.dump() == before
+
+
+def test_the_batch_that_merges_knows_the_events_of_both_ids(ledger: Ledger, other_ledger: Ledger) -> None:
+    """What is told before the merge counts for each of the two, what is told after it was told before."""
+    told_at = [
+        (told("u", day(2), used(4)), day(4)),
+        (told("w", day(2), used(2)), day(4)),
+        (told("u", day(2), used(4), customer="bob"), day(4)),
+        (told("m", day(3), merged()), day(4)),
+        (told("w", day(2), used(2), customer="bob"), day(4)),
+        (told("v", day(2), used(1)), day(4)),
+        (told("x", day(2), used(3)), day(4)),
+        (told("x", day(2), used(3), customer="bob"), day(4)),
+    ]
+    for one in (ledger, other_ledger):
+        one.publish(PACK_OF_TEN)
+        one.tell((told("v", day(2), used(1), customer="bob"), day(2)))
+
+    applied = ledger.tell(*told_at)
+    for one_told in told_at:
+        other_ledger.tell(one_told)
+
+    assert applied.outcomes == {"applied": 5, "duplicate": 3}
+    assert ledger.rows("SELECT customer_id, usage FROM account ORDER BY customer_id") == [("ada", 0), ("bob", 14)]
+    assert ledger.dump() == other_ledger.dump()
+
+
+def test_other_content_under_an_id_of_the_person_is_a_dead_letter(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("u", day(2), used(4)), day(2)), (told("m", day(3), merged()), day(3)))
+    before = ledger.dump()
+
+    applied = ledger.tell((told("u", day(2), used(5), customer="bob"), day(4)))
+
+    assert applied.dead_letters == {"conflicting_content": 1}
+    assert ledger.dump() == before
+
+
+def test_usage_told_of_an_id_that_was_left_counts_for_whom_it_goes_on_as(ledger: Ledger) -> None:
+    """Since the merge it burns what there is under the new id; before it only what the old one had."""
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought(), customer="bob"), day(1)), (told("m", day(3), merged()), day(3)))
+
+    ledger.tell((told("since", day(4), used(4)), day(5)), (told("before", day(2), used(2)), day(5)))
+
+    assert ledger.rows("SELECT customer_id, usage, used_total, overage FROM account ORDER BY customer_id") == [
+        ("ada", 0, 0, 0),
+        ("bob", 6, 4, 2),
+    ]
+    assert ledger.rows("SELECT customer_id, event_id FROM event WHERE type = 'UsageRecorded' ORDER BY 2") == [
+        ("ada", "before"),
+        ("ada", "since"),
+    ]
+    assert unproven(ledger) == []
+
+
+def test_the_picture_of_an_id_that_was_left_says_whom_it_goes_on_as_and_nothing_else(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought()), day(1)), (told("u", day(2), used(4)), day(2)))
+
+    ledger.tell((told("m", day(3), merged()), day(3)))
+    ledger.tell((told("n", day(4), merged("cyd", "m2"), customer="bob"), day(4)))
+
+    ada, bob, cyd = ledger.pictures(["ada", "bob", "cyd"], day(5))
+    assert [(one.merged_into, one.entitlements) for one in (ada, bob)] == [("cyd", ()), ("cyd", ())]
+    assert cyd.merged_into is None
+    assert [(one.entitlement, one.limit, one.remaining) for one in cyd.entitlements] == [("api", 6, 6)]
+    assert unproven(ledger) == []
+
+
+def test_a_merge_that_would_close_a_circle_is_a_dead_letter_and_nothing_else(ledger: Ledger) -> None:
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought()), day(1)), (told("m", day(3), merged()), day(3)))
+    ledger.tell((told("n", day(4), merged("cyd", "m2"), customer="bob"), day(4)))
+    before = ledger.dump()
+
+    applied = ledger.tell(
+        (told("back", day(5), merged("ada", "m3"), customer="cyd"), day(5)),
+        (told("back", day(5), merged("bob", "m4"), customer="cyd"), day(5)),
+        (told("itself", day(5), merged("cyd", "m5"), customer="cyd"), day(5)),
+    )
+
+    assert (applied.outcomes, applied.dead_letters) == ({}, {"circular_merge": 3})
+    assert ledger.dump() == before
+
+
+def test_a_merge_that_is_true_already_is_kept_and_changes_nothing(ledger: Ledger) -> None:
+    """Told again under a new id, or that the old id goes on as whom the new one does."""
+    ledger.publish(PACK_OF_TEN)
+    ledger.tell((told("p", day(1), bought()), day(1)), (told("m", day(3), merged()), day(3)))
+    ledger.tell((told("n", day(4), merged("cyd", "m2"), customer="bob"), day(4)))
+    before = ledger.dump()
+
+    applied = ledger.tell(
+        (told("again", day(3), merged()), day(5)),
+        (told("further", day(3), merged("cyd", "m3")), day(5)),
+        (told("elsewhere", day(5), merged("dee", "m4")), day(5)),
+    )
+
+    assert (applied.outcomes, applied.postings) == ({"already_merged": 2, "contradicted": 1}, 0)
+    after = ledger.dump()
+    assert [row[6:] for row in after["customer"]] == [row[6:] for row in before["customer"]]
+    for table in before.keys() - {"customer", "event"}:
+        assert after[table] == before[table], table
+    assert unproven(ledger) == []
 
 
 # -- the fence

@@ -16,8 +16,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from ledger_worker.apply import ATTEMPTS_MAX, Applied, Batch, apply_batch
 from ledger_worker.domain.events import Event
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
-from ledger_worker.operations.verify import Check, verify
-from tests.apply.ledger import Ledger
+from tests.apply.ledger import Ledger, unproven
 from tests.domain.telling import (
     bought,
     catalogue,
@@ -309,13 +308,6 @@ def test_the_keeper_of_a_source_that_was_claimed_meanwhile_is_locked_too(ledger:
     assert (applied.outcomes, attempts, refusals.states) == ({"awaiting_transfer": 1}, 2, [])
     assert ledger.rows("SELECT source_key, customer_id FROM source_owner") == [("order/o1", "ada")]
     assert ledger.rows('SELECT DISTINCT customer_id, revoked FROM "grant"') == [("ada", 0)]
-
-
-def unproven(ledger: Ledger) -> list[str]:
-    """What the proof of the whole ledger finds, but for what these tests leave out: partitions of their topic."""
-    with ledger.engine.connect() as connection:
-        found = verify(connection).findings
-    return [f"{one.customer_id} {one.row}: {one.message}" for one in found if one.check is not Check.INPUT_PARTITION]
 
 
 # -- victims

@@ -28,6 +28,7 @@ from ledger_worker.domain.events import (
     ChargebackLost,
     ChargebackOpened,
     ChargebackWon,
+    CustomersMerged,
     EntitlementAssigned,
     Event,
     Fact,
@@ -240,6 +241,11 @@ def dispute_lost(dispute: str = "d1", *, order: str = "o1", amount: int | None =
 
 def order_transferred(to: str = "bob", transfer: str = "t1", *, order: str = "o1") -> PurchaseTransferred:
     return PurchaseTransferred(order_id=order, transfer_id=transfer, to_customer_id=to)
+
+
+def merged(into: str = "bob", merge: str = "m1") -> CustomersMerged:
+    """The customer it is told of goes on as `into`."""
+    return CustomersMerged(merge_id=merge, into_customer_id=into)
 
 
 def item(sku: str = "plan", quantity: int = 1, item_id: str = "i1") -> SubscriptionItem:
