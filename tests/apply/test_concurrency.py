@@ -23,6 +23,7 @@ from tests.domain.telling import (
     day,
     gives,
     line,
+    merged,
     offer,
     order_transferred,
     quota,
@@ -308,6 +309,101 @@ def test_the_keeper_of_a_source_that_was_claimed_meanwhile_is_locked_too(ledger:
     assert (applied.outcomes, attempts, refusals.states) == ({"awaiting_transfer": 1}, 2, [])
     assert ledger.rows("SELECT source_key, customer_id FROM source_owner") == [("order/o1", "ada")]
     assert ledger.rows('SELECT DISTINCT customer_id, revoked FROM "grant"') == [("ada", 0)]
+
+
+# -- customers who are merged
+
+
+def test_a_merge_made_while_the_locks_are_waited_for_sends_the_usage_to_whom_it_goes_on_as(ledger: Ledger) -> None:
+    """Nobody had tied the two when the usage was begun to be told."""
+    ledger.publish(OFFERED)
+    ledger.tell_now(told("p", day(1), bought(), customer="bob"))
+    refusals = Deadlocks(ledger)
+
+    applied, attempts = told_while_waiting(ledger, told("m", day(3), merged()), told("u", day(4), used(4)))
+
+    assert (applied.outcomes, attempts, refusals.states) == ({"applied": 1}, 2, [])
+    assert ledger.rows("SELECT customer_id, usage, used_total FROM account WHERE usage > 0") == [("bob", 4, 4)]
+    assert gaps(ledger) == []
+    assert unproven(ledger) == []
+
+
+def test_an_event_told_under_both_ids_while_they_are_merged_is_counted_once(ledger: Ledger) -> None:
+    """The event waits for the merge, which does not name it: the inbox of the other id has it already."""
+    ledger.publish(OFFERED)
+    ledger.tell_now(told("u", day(2), used(4)))
+    refusals = Deadlocks(ledger)
+
+    applied, attempts = told_while_waiting(
+        ledger, told("m", day(3), merged()), told("u", day(2), used(4), customer="bob")
+    )
+
+    assert (applied.outcomes, attempts, refusals.states) == ({"duplicate": 1}, 2, [])
+    assert ledger.rows("SELECT customer_id, usage FROM account ORDER BY customer_id") == [("ada", 0), ("bob", 4)]
+    assert unproven(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "becomes"),
+    [
+        (told("back", day(4), merged("ada", "m2"), customer="bob"), ({}, {"circular_merge": 1})),
+        (told("again", day(4), merged("bob", "m2")), ({"already_merged": 1}, {})),
+        (told("further", day(4), merged("cyd", "m2"), customer="bob"), ({"applied": 1}, {})),
+        (told("elsewhere", day(4), merged("cyd", "m2")), ({"contradicted": 1}, {})),
+    ],
+    ids=["back", "again", "further", "elsewhere"],
+)
+def test_of_two_merges_told_at_once_the_second_sees_the_first(
+    ledger: Ledger, second: Event, becomes: tuple[dict[str, int], dict[str, int]]
+) -> None:
+    ledger.publish(OFFERED)
+    ledger.tell_now(told("p", day(1), bought()), told("u", day(2), used(2)))
+    refusals = Deadlocks(ledger)
+
+    applied, _ = told_while_waiting(ledger, told("m", day(3), merged()), second)
+
+    assert ((applied.outcomes, applied.dead_letters), refusals.states) == (becomes, [])
+    last = "cyd" if second.event_id == "further" else "bob"
+    assert ledger.rows("""
+        SELECT customer_id, available FROM "grant" WHERE entitlement = 'api' AND phase = 'active'
+    """) == [(last, 3)]
+    assert gaps(ledger) == []
+    assert unproven(ledger) == []
+
+
+def test_two_workers_who_merge_and_use_lose_nothing_and_never_wait_in_a_circle(ledger: Ledger) -> None:
+    """One merges pairs that the other tells of, in the opposite order; each pair is one person in the end."""
+    ledger.publish(OFFERED)
+    count = 40
+    ledger.tell_now(*(told("p", day(1), bought(order=f"o{n}"), customer=f"old-{n}") for n in range(count)))
+    refusals = Deadlocks(ledger)
+    start = Barrier(2)
+
+    def merge(number: int) -> list[Event]:
+        of_both = [told(f"{age} {number}", day(2), used(1), customer=f"{age}-{number}") for age in ("old", "new")]
+        return [*of_both, told("m", day(3), merged(f"new-{number}", f"m{number}"), customer=f"old-{number}")]
+
+    def use(number: int) -> list[Event]:
+        return [
+            told(f"b {number}", day(2), used(1), customer=f"old-{number}"),
+            told(f"c {number}", day(4), used(1), customer=f"old-{number}"),
+            told(f"d {number}", day(4), used(1), customer=f"new-{number}"),
+        ]
+
+    def run(events_of: Callable[[int], list[Event]]) -> None:
+        for number in range(0, count, 2):
+            start.wait()
+            ledger.tell_now(*events_of(number), *events_of(number + 1))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, (merge, use)))
+
+    assert refusals.states == []
+    told_of = ledger.rows("SELECT CAST(sum(units) AS bigint) FROM event WHERE counted_at IS NOT NULL")
+    assert ledger.rows("SELECT CAST(sum(usage) AS bigint) FROM account") == told_of
+    assert ledger.rows("SELECT count(*) FROM customer WHERE alias_of IS NOT NULL") == [(count,)]
+    assert gaps(ledger) == []
+    assert unproven(ledger) == []
 
 
 # -- victims

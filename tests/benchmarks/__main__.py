@@ -20,21 +20,20 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import text
 
-from ledger_worker.apply import Applied, Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.apply import Catalogues, apply_batch
 from ledger_worker.domain.events import Event
 from ledger_worker.local import cluster as local_cluster
 from ledger_worker.local.cluster import Cluster
 from ledger_worker.local.tuning import DURABLE
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
-from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store.database import engine, migrate
 from ledger_worker.worker.process import calm_collector
 from tests.benchmarks import end_to_end, floor
+from tests.benchmarks.ledger import BATCH_EVENTS, checkpoint, in_batches, publish, require_all_applied
 from tests.benchmarks.processes import CpuMeter
-from tests.benchmarks.workload import ENTITLEMENTS, OFFERS, Workload, events
+from tests.benchmarks.workload import Workload, events
 from tests.shared_cluster import drop_database, make_database
 
-_BATCH_EVENTS = 1_000
 _ARRANGEMENTS = {
     "end to end, `run` in one process": end_to_end.ONE_PROCESS,
     "end to end, two `run consume` and one `run relay`": end_to_end.APART,
@@ -108,14 +107,14 @@ def _round(cluster: Cluster, number: int, count: int, *, with_kafka: bool) -> Ro
     rows = sum(len(found) for batch in batches for found in batch.rows.values()) + sum(
         len(b.customers) for b in batches
     )
-    _checkpoint(cluster)
+    checkpoint(cluster)
     floor_rate = sum(len(batch.rows["event"]) for batch in batches) / floor.write(floor_url, columns, batches)
     ends: dict[str, tuple[float, dict[str, float]]] = {}
     for name, commands in _ARRANGEMENTS.items() if with_kafka else ():
         end_url = make_database(cluster, f"bench_end_{number}")
         migrate(end_url)
-        _publish(end_url)
-        _checkpoint(cluster)
+        publish(end_url)
+        checkpoint(cluster)
         prefix = f"bench{number}-{len(ends)}"
         ends[name] = end_to_end.measure(cluster, end_url, told, prefix, commands)
         end_to_end.check_ledger(end_url)
@@ -136,8 +135,8 @@ def _apply_alone(
     cluster: Cluster, url: str, told: Sequence[Event]
 ) -> tuple[float, dict[str, float], dict[str, float], list[list[tuple[str, int, int]]]]:
     """Events as values through `apply_batch`; what each batch posted is noted between batches, outside the time."""
-    _publish(url)
-    _checkpoint(cluster)
+    publish(url)
+    checkpoint(cluster)
     ledger = engine(url)
     registry = CollectorRegistry()
     stages = Stages(Metrics(registry))
@@ -146,15 +145,14 @@ def _apply_alone(
     seconds = 0.0
     made = []
     before: dict[str, int] = {}
-    for start in range(0, len(told), _BATCH_EVENTS):
-        batch = Batch(deliveries=tuple(Delivery(event=event) for event in told[start : start + _BATCH_EVENTS]))
+    for batch in in_batches(told):
         meter.resume()
         stages.begin()
         began_at = time.perf_counter()
         applied = apply_batch(ledger, batch, catalogues, stages)
         seconds += time.perf_counter() - began_at
         meter.pause()
-        _require_all_applied(applied, len(batch.deliveries))
+        require_all_applied(applied, len(batch.deliveries))
         with ledger.connect() as connection:
             ids = sorted({delivery.event.customer_id for delivery in batch.deliveries})
             heads = connection.execute(
@@ -173,28 +171,6 @@ def _apply_alone(
     return len(told) / seconds, meter.seconds(per_100k), {s: by_stage[s] for s in Stage if s in by_stage}, made
 
 
-def _require_all_applied(applied: Applied, expected: int) -> None:
-    if sum(applied.outcomes.values()) != expected or applied.dead_letters:
-        msg = f"{expected} events became {dict(applied.outcomes)} and {dict(applied.dead_letters)}"
-        raise RuntimeError(msg)
-
-
-def _publish(url: str) -> None:
-    ledger = engine(url)
-    with ledger.begin() as connection:
-        catalogue_store.lock_exclusive(connection)
-        known = catalogue_store.read(connection, catalogue_store.read_ledger(connection).catalogue_version)
-        catalogue_store.publish(connection, ENTITLEMENTS, OFFERS, known)
-    ledger.dispose()
-
-
-def _checkpoint(cluster: Cluster) -> None:
-    owner = engine(cluster.database_url, role=None)
-    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("CHECKPOINT"))
-    owner.dispose()
-
-
 def _line(measured: Round) -> str:
     end = "".join(f", {name} {rate:,.0f}/s" for name, (rate, _) in measured.end_to_end.items())
     return (
@@ -210,7 +186,7 @@ def _report(rounds: Sequence[Round], count: int) -> str:
     lines = [
         "# First figures",
         "",
-        f"Machine: {_machine()}. Medians of {len(rounds)} rounds of {count:,} events, batches of {_BATCH_EVENTS:,},",
+        f"Machine: {_machine()}. Medians of {len(rounds)} rounds of {count:,} events, batches of {BATCH_EVENTS:,},",
         f"{median([r.rows_per_event for r in rounds]):.1f} rows written an event, fsync on. Made by `make bench`; each",
         "round's ledger was verified before it counted.",
         "",

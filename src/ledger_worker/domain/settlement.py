@@ -1087,6 +1087,9 @@ class Book:
             else:
                 lines += self._leave(place[0]) if what is None else self._arrive(what)
             self.place = place if self.place is None else max(self.place, place)
+        # Where a grant ends decides what becomes of units that were given back before: such an end reaches back.
+        told = [all_of(reversal.at) for reversal in reversals if reversal.at <= until[0]]
+        self.place = max(told if self.place is None else (self.place, *told), default=None)
         return lines
 
     def _take_over(self, run: "Book") -> None:
