@@ -2,7 +2,7 @@
 
 Three figures per round, on databases of their own: applying alone (no Kafka, events as values), the floor under it
 (`floor`), and end to end (records in Kafka to committed ledger to published changes, with the worker process as it runs
-in service).
+in service). Beside them what late usage costs (`late`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from ledger_worker.local.tuning import DURABLE
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from ledger_worker.store.database import engine, migrate
 from ledger_worker.worker.process import calm_collector
-from tests.benchmarks import end_to_end, floor
+from tests.benchmarks import end_to_end, floor, late
 from tests.benchmarks.ledger import BATCH_EVENTS, checkpoint, in_batches, publish, require_all_applied
 from tests.benchmarks.processes import CpuMeter
 from tests.benchmarks.workload import Workload, events
@@ -62,12 +62,17 @@ def main() -> int:
     calm_collector()
     try:
         started = local_cluster.start(folder / "cluster", DURABLE)
-        rounds = []
-        for number in range(1, arguments.rounds + 1):
-            measured = _round(started, number, arguments.events, with_kafka=not arguments.without_kafka)
-            print(f"round {number}: {_line(measured)}", flush=True)
-            rounds.append(measured)
-        report = _report(rounds, arguments.events)
+        reports = []
+        if not arguments.only_late:
+            rounds = []
+            for number in range(1, arguments.rounds + 1):
+                measured = _round(started, number, arguments.events, with_kafka=not arguments.without_kafka)
+                print(f"round {number}: {_line(measured)}", flush=True)
+                rounds.append(measured)
+            reports.append(_report(rounds, arguments.events))
+        if not arguments.without_late:
+            reports.append(late.report(late.measure(started, arguments.rounds)))
+        report = "\n".join(reports)
         print(report)
         if arguments.write:
             Path(arguments.write).write_text(report, encoding="utf-8")
@@ -82,6 +87,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--without-kafka", action="store_true", help="leave out the end-to-end figure")
+    late_usage = parser.add_mutually_exclusive_group()
+    late_usage.add_argument("--without-late", action="store_true", help="leave out the figures of late usage")
+    late_usage.add_argument("--only-late", action="store_true", help="take no figures but those of late usage")
     parser.add_argument("--write", help="write the report to this file too")
     return parser.parse_args()
 

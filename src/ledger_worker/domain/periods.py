@@ -20,6 +20,7 @@ from ledger_worker.domain.events import (
     SubscriptionQuantityChanged,
     SubscriptionRenewed,
     SubscriptionTrialConverted,
+    SubscriptionTrialExpired,
     SubscriptionTrialStarted,
 )
 from ledger_worker.domain.told import Latest, PlacedFact, Told
@@ -108,6 +109,7 @@ class _Tellings(msgspec.Struct):
     bare: Latest[datetime, datetime]
     changes: Latest[str, _Change]
     extensions: Latest[str, datetime]
+    trial_end: Latest[None, datetime]
     starts: set[datetime]
     entered_at: dict[tuple[str, str], datetime]
 
@@ -128,7 +130,7 @@ def walk(facts: Sequence[PlacedFact]) -> SubscriptionPeriods:
 
 
 def _tellings(facts: Sequence[PlacedFact]) -> _Tellings:
-    told = _Tellings(Latest(), Latest(), Latest(), Latest(), set(), {})
+    told = _Tellings(Latest(), Latest(), Latest(), Latest(), Latest(), set(), {})
     for place, (at, recorded) in enumerate(facts):
         fact = recorded.fact
         if isinstance(fact, _Telling):
@@ -148,6 +150,8 @@ def _tellings(facts: Sequence[PlacedFact]) -> _Tellings:
                 told.entered_at.setdefault((fact.item.item_id, fact.item.sku), at)
         elif isinstance(fact, SubscriptionExtended):
             told.extensions.tell(fact.extension_id, place, at, fact.new_period_end)
+        elif isinstance(fact, SubscriptionTrialExpired):
+            told.trial_end.tell(None, place, at, fact.effective_at)
     return told
 
 
@@ -232,11 +236,11 @@ class _Walk:
     def settle_ends(self) -> None:
         """Each period is paid until the end told of it, or sooner where another follows, or later where it is extended.
 
-        A trial also ends where the first paid period starts.
+        A trial also ends where the first paid period starts; who joined one that has expired lasts no longer than it.
         """
         paid_starts = sorted({period.start for period in self._opened if not (period.is_trial or period.opened_by)})
         for period in self._opened:
-            ends = [base.paid_until for base in period.joined] if period.end is None else [period.end]
+            ends = [self._lasted(base) for base in period.joined] if period.end is None else [period.end]
             end = max(ends, default=period.start)
             followers = [period.next_start]
             if period.is_trial:
@@ -247,6 +251,10 @@ class _Walk:
                 begun = [period for period in periods if period.start < told.content]
                 if begun:
                     begun[-1].paid_until = max(begun[-1].paid_until, told.content)
+
+    def _lasted(self, base: Period) -> datetime:
+        expired = self._tellings.trial_end.get(None)
+        return base.paid_until if expired is None or not base.is_trial else min(base.paid_until, expired.content)
 
     def _going_on(self, instant: datetime, changes: Sequence[Told[_Change]]) -> frozenset[str]:
         """The items that a telling without items goes on with: alive by the last telling with items, or since."""
