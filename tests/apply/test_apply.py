@@ -394,6 +394,17 @@ def test_a_receiver_of_whom_nothing_was_told_has_what_is_transferred_to_it(ledge
 # -- customers who go on as others
 
 
+def test_a_merge_leaves_what_was_covered_and_moves_overage_with_its_usage(ledger: Ledger) -> None:
+    ledger.publish(catalogue(quota(), offer("pack", gives(60, lasts="forever"))))
+    ledger.tell((told("p", day(1), bought()), day(1)), (told("u", day(2), used(80)), day(2)))
+
+    ledger.tell((told("m", day(3), merged()), day(3)))
+
+    counters = "SELECT customer_id, usage, used_total, overage, debt, forgiven FROM account ORDER BY customer_id"
+    assert ledger.rows(counters) == [("ada", 60, 60, 0, 0, 0), ("bob", 20, 0, 20, 0, 0)]
+    assert unproven(ledger) == []
+
+
 def test_an_event_told_again_under_the_other_id_of_a_person_is_a_duplicate(ledger: Ledger) -> None:
     ledger.publish(PACK_OF_TEN)
     ledger.tell((told("p", day(1), bought()), day(1)), (told("u", day(2), used(4)), day(2)))

@@ -1,6 +1,6 @@
 """All stories: one for each fact, and for each way in which facts meet. Each theme has a file."""
 
-from tests.stories import by_hand, changes, offers, orders, subscriptions, transfers, usage
+from tests.stories import by_hand, changes, merges, offers, orders, subscriptions, transfers, usage
 
 STORIES = (
     *orders.STORIES,
@@ -9,5 +9,6 @@ STORIES = (
     *usage.STORIES,
     *by_hand.STORIES,
     *transfers.STORIES,
+    *merges.STORIES,
     *offers.STORIES,
 )

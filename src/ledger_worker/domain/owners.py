@@ -62,10 +62,10 @@ def accepted(
     while True:
         own = [fact for fact in facts if _is_of(fact, members, claimant, merges)]
         placed = in_order(own)
-        chain = holdings(placed, claimant, merges)
+        chain = _chain(placed, claimant, merges)
         found = {holding.customer_id for holding in chain}
         if found <= members:
-            return placed, tuple(fact for fact in facts if fact not in own), chain
+            return placed, tuple(fact for fact in facts if fact not in own), _without_detours(chain)
         members |= found
 
 
@@ -75,6 +75,21 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
     The first is the giver of the first transfer told of it; where none was told, the customer it was first told of.
     A transfer counts where its giver is the owner then.
     """
+    return _without_detours(_chain(facts, claimant, merges))
+
+
+def holds(grants: Sequence[GrantTerms], chain: Sequence[Holding]) -> tuple[Held, ...]:
+    """Each grant with its holder, in parts where its source moves within its time; ordered by grant id."""
+    if len(chain) == 1:
+        held = [Held(chain[0].customer_id, grant) for grant in grants]
+    else:
+        held = _Parting(chain).part(grants)
+    held.sort(key=_id_bytes)
+    return tuple(held)
+
+
+def _chain(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> list[Holding]:
+    """The owners, also those who passed the source on in the instant in which they got it."""
     transfers: Latest[str, tuple[str, str]] = Latest()
     for place, (at, recorded) in enumerate(facts):
         fact = recorded.fact
@@ -82,6 +97,8 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
             giver = recorded.customer_id or claimant
             transfers.tell(fact.transfer_id, place, at, (giver, fact.to_customer_id))
     told = [(transfer.at, transfer_id, *transfer.content) for transfer_id, transfer in transfers.items()]
+    # From one id of a person to another nothing moves.
+    told = [one for one in told if goes_on_as(one[2], merges, one[0]) != goes_on_as(one[3], merges, one[0])]
     home = claimant
     if told and goes_on_as(claimant, merges, told[0][0]) != goes_on_as(told[0][2], merges, told[0][0]):
         home = told[0][2]
@@ -93,17 +110,7 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
         if owner == goes_on_as(giver, merges, at) and owner != to:
             chain.append(Holding(to, at, transfer_id))
     _merge(chain, merges, None)
-    return _without_detours(chain)
-
-
-def holds(grants: Sequence[GrantTerms], chain: Sequence[Holding]) -> tuple[Held, ...]:
-    """Each grant with its holder, in parts where its source moves within its time; ordered by grant id."""
-    if len(chain) == 1:
-        held = [Held(chain[0].customer_id, grant) for grant in grants]
-    else:
-        held = _Parting(chain).part(grants)
-    held.sort(key=_id_bytes)
-    return tuple(held)
+    return chain
 
 
 def _is_transfer(fact: RecordedFact) -> bool:

@@ -121,9 +121,9 @@ def chain(told: Sequence[Standing], aliases: Aliases, first: str | None) -> tupl
     home = first or aliases.of(begun.customer_id, begun.occurred_at)
     if transfers:
         at, giver, _ = transfers[0]
-        home = home if aliases.of(home, at) == giver else giver
+        home = home if aliases.of(home, at) == aliases.of(giver, at) else giver
     happenings = [(merge.at, 0, old, merge) for old, merge in aliases.merges]
-    happenings += [(at, 1, giver, move) for at, giver, move in transfers]
+    happenings += [(at, 1, aliases.of(giver, at), move) for at, giver, move in transfers]
     owner, members = home, {home}
     moves: list[Move] = []
     for at, _, giver, move in sorted(happenings, key=lambda one: one[:2]):
@@ -152,9 +152,9 @@ def transfers_of(told: Sequence[Standing], aliases: Aliases) -> list[tuple[datet
     for place, (at, event) in enumerate(told):
         fact = event.fact
         if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
-            giver = aliases.of(event.customer_id, at)
+            giver = event.customer_id
             known = last.get(fact.transfer_id)
             if known is None or (known[2], known[3].to) != (giver, fact.to_customer_id):
                 last[fact.transfer_id] = (place, at, giver, Move(at, fact.to_customer_id, fact.transfer_id))
     in_place = sorted(last.values(), key=lambda one: one[0])
-    return [(at, giver, move) for _, at, giver, move in in_place if aliases.of(move.to, at) != giver]
+    return [(at, giver, move) for _, at, giver, move in in_place if aliases.of(move.to, at) != aliases.of(giver, at)]
