@@ -1218,7 +1218,7 @@ def all_of(instant: datetime) -> Place:
 def _first_difference(old: GrantTerms | None, new: GrantTerms | None) -> Place:
     """The first place at which two terms of one grant make something else happen."""
     places = []
-    if old is None or new is None or (old.amount, old.priority) != (new.amount, new.priority):
+    if old is None or new is None or _burning_terms(old) != _burning_terms(new):
         places += [(terms.effective_at, _BEGIN) for terms in (old, new) if terms is not None]
         return min(places)
     if old.effective_at != new.effective_at:
@@ -1230,6 +1230,10 @@ def _first_difference(old: GrantTerms | None, new: GrantTerms | None) -> Place:
     places += [(cut.at, _CUT) for cut in set(old.cuts) ^ set(new.cuts)]
     places += _suspension_differences(old.suspensions, new.suspensions)
     return min(places, default=(datetime.max.replace(tzinfo=new.effective_at.tzinfo), ""))
+
+
+def _burning_terms(terms: GrantTerms) -> tuple[int | None, int, datetime | None]:
+    return (terms.amount, terms.priority, terms.root_at)
 
 
 def _suspension_differences(old: Sequence[Suspension], new: Sequence[Suspension]) -> list[Place]:
