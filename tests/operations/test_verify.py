@@ -21,6 +21,7 @@ from ledger_worker.domain.catalogue import (
     ReturnAfterEnd,
 )
 from ledger_worker.domain.events import (
+    CustomersMerged,
     Event,
     Fact,
     OfferReached,
@@ -599,7 +600,11 @@ def went_on(subscription_id: str) -> SubscriptionRenewed:
     return SubscriptionRenewed(subscription_id=subscription_id, period_start=day(31), period_end=day(61))
 
 
-BOUGHT = PurchaseCompleted(order_id="o1", lines=(PurchaseLine(line_id="1", sku="PACK", quantity=1),))
+def order(order_id: str) -> PurchaseCompleted:
+    return PurchaseCompleted(order_id=order_id, lines=(PurchaseLine(line_id="1", sku="PACK", quantity=1),))
+
+
+BOUGHT = order("o1")
 TAKEN_BACK = UsageReversed(entitlement="api", reversal_id="v1", usage_event_id="eve-used", units=5)
 TIED_TOLD = (
     # Cy gives Dee an order of which four units are used: six move. Refunded as a whole, both owe what they have used.
@@ -930,6 +935,174 @@ def test_the_row_that_was_changed_of_a_fact_that_waits_is_named(
     assert (first.check, first.customer_id, first.row) == (check, customer_id, row), first
 
 
+# Kay goes on as Lou, and Lou as Max: what Kay could not pay goes on twice.
+MERGED_TOLD = (
+    on(1, "kay", "bought", BOUGHT),
+    used(2, "kay", "kay-used", 14),
+    on(2, "lou", "lou-bought", order("o2")),
+    used(3, "lou", "lou-used", 4),
+    on(5, "kay", "kay-became-lou", CustomersMerged(merge_id="m1", into_customer_id="lou")),
+    on(6, "kay", "once-more", CustomersMerged(merge_id="m2", into_customer_id="lou")),
+    used(6, "kay", "kay-used-on", 3),
+    on(8, "lou", "lou-became-max", CustomersMerged(merge_id="m3", into_customer_id="max")),
+    used(9, "kay", "kay-used-last", 2),
+    used(4, "kay", "kay-used-late", 1),
+)
+
+
+@pytest.fixture
+def merged(engine: Engine) -> Engine:
+    """The facts of MERGED_TOLD, each applied by itself."""
+    prepare(engine, TIED_OFFERS)
+    for offset, (each, recorded_at) in enumerate(MERGED_TOLD):
+        tell(engine, [each], offset, [recorded_at])
+    return engine
+
+
+def test_a_ledger_of_customers_who_were_merged_has_no_findings(merged: Engine) -> None:
+    found = verdict(merged)
+
+    assert found.findings == ()
+    assert (found.customers, found.events) == (3, 10)
+    with merged.connect() as connection:
+        accounts = connection.exec_driver_sql("SELECT customer_id, usage, overage FROM account ORDER BY 1").all()
+    assert [tuple(row) for row in accounts] == [("kay", 10, 0), ("lou", 7, 0), ("max", 7, 5)]
+
+
+MERGED_TAMPERINGS = {
+    "whom an alias goes on as": (
+        "UPDATE customer SET alias_of = 'max' WHERE customer_id = 'kay'",
+        Check.CUSTOMER,
+        "kay",
+        "customer",
+    ),
+    "since when": (
+        "UPDATE customer SET alias_at = alias_at - interval '1 second' WHERE customer_id = 'kay'",
+        Check.CUSTOMER,
+        "kay",
+        "customer",
+    ),
+    "by which merge": (
+        "UPDATE customer SET merge_id = 'm2' WHERE customer_id = 'kay'",
+        Check.CUSTOMER,
+        "kay",
+        "customer",
+    ),
+    "an alias is none": (
+        "UPDATE customer SET alias_of = NULL, alias_at = NULL, merge_id = NULL WHERE customer_id = 'lou'",
+        Check.CUSTOMER,
+        "lou",
+        "customer",
+    ),
+    "an alias that no merge made": (
+        "UPDATE customer SET alias_of = 'kay', alias_at = recorded_at, merge_id = 'm9' WHERE customer_id = 'max'",
+        Check.CUSTOMER,
+        "max",
+        "customer",
+    ),
+    "a tie by merge is gone": (
+        "UPDATE customer SET linked = '{kay}' WHERE customer_id = 'lou'",
+        Check.CUSTOMER,
+        "lou",
+        "customer",
+    ),
+    "all ties of an alias are gone": (
+        "UPDATE customer SET linked = '{}' WHERE customer_id = 'kay'",
+        Check.CUSTOMER,
+        "kay",
+        "customer",
+    ),
+    "all ties are gone": ("UPDATE customer SET linked = '{}'", Check.POSTING, "lou", r"posting \d+"),
+    "the merge is gone": ("DELETE FROM event WHERE event_id = 'kay-became-lou'", Check.POSTING, "kay", "posting 3"),
+    "whom the merge names": (
+        "UPDATE event SET payload = (SELECT payload FROM event WHERE event_id = 'lou-became-max') "
+        "WHERE event_id = 'kay-became-lou'",
+        Check.EVENT,
+        "kay",
+        "event kay-became-lou of shop",
+    ),
+    "when the merge counts": (
+        "UPDATE event SET counted_at = counted_at + interval '1 hour' WHERE event_id = 'kay-became-lou'",
+        Check.EVENT,
+        "kay",
+        "event kay-became-lou of shop",
+    ),
+    "which merge was recorded first": (
+        "UPDATE event SET recorded_at = '2026-01-05T00:00:00Z' WHERE event_id = 'once-more'",
+        Check.CUSTOMER,
+        "kay",
+        "customer",
+    ),
+    "the units of what left": (
+        "UPDATE entry SET units = units - 1 WHERE customer_id = 'kay' AND kind = 'leave_overage'",
+        Check.HASH_CHAIN,
+        "kay",
+        r"posting \d+",
+    ),
+    "the instant of what left": (
+        "UPDATE entry SET at = at - interval '1 hour' WHERE customer_id = 'kay' AND kind = 'leave_overage'",
+        Check.HASH_CHAIN,
+        "kay",
+        r"posting \d+",
+    ),
+    "what left is gone": (
+        "DELETE FROM entry WHERE customer_id = 'kay' AND kind = 'leave_overage'",
+        Check.HASH_CHAIN,
+        "kay",
+        r"posting \d+",
+    ),
+    "what arrived is gone": (
+        "DELETE FROM entry WHERE customer_id = 'lou' AND kind = 'arrive_overage'",
+        Check.HASH_CHAIN,
+        "lou",
+        r"posting \d+",
+    ),
+    "overage that left is back": (
+        "UPDATE account SET overage = overage + 4, usage = usage + 4 WHERE customer_id = 'kay'",
+        Check.UNITS,
+        "kay",
+        "account api",
+    ),
+    "whose usage of an alias is": (
+        "UPDATE event SET customer_id = 'lou' WHERE event_id = 'kay-used-last'",
+        Check.POSTING,
+        "max",
+        r"posting \d+",
+    ),
+    "usage of an alias is gone": (
+        "DELETE FROM event WHERE event_id = 'kay-used-on'",
+        Check.POSTING,
+        "lou",
+        r"posting \d+",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("statement", "check", "customer_id", "row"), MERGED_TAMPERINGS.values(), ids=MERGED_TAMPERINGS
+)
+def test_the_row_that_was_changed_of_merged_customers_is_named(
+    database_url: str, merged: Engine, statement: str, check: Check, customer_id: str, row: str
+) -> None:
+    tamper(database_url, statement)
+
+    first = verdict(merged).first
+
+    assert first is not None
+    assert (first.check, first.customer_id) == (check, customer_id), first
+    assert re.fullmatch(row, first.row), first
+
+
+def test_what_left_and_did_not_arrive_is_found_where_every_hash_was_forged(database_url: str, merged: Engine) -> None:
+    """Whoever can compute hashes can mend both chains: settling the accounts again then tells."""
+    statement = "UPDATE entry SET units = units - 1 WHERE kind IN ('leave_overage', 'arrive_overage')"
+    tamper(database_url, statement)
+
+    checks = {(finding.check, finding.customer_id) for finding in verdict(merged, findings_max=100).findings}
+
+    assert {(Check.USAGE, "kay"), (Check.SETTLEMENT, "kay"), (Check.SETTLEMENT, "lou")} <= checks
+
+
 def test_one_customer_is_verified_with_those_it_is_tied_to(database_url: str, tied: Engine) -> None:
     assert (verdict(tied, "dee").customers, verdict(tied, "eve").customers) == (2, 1)
 
@@ -958,9 +1131,10 @@ def test_more_customers_than_are_proven_together_are_named(tied: Engine, monkeyp
     ]
 
 
+@pytest.mark.parametrize("with_merges", [False, True], ids=["transfers", "merges"])
 @pytest.mark.parametrize("number", range(15))
-def test_a_random_world_has_no_findings(database_url: str, engine: Engine, number: int) -> None:
-    history = world_of(720_000 + number, with_merges=False)
+def test_a_random_world_has_no_findings(database_url: str, engine: Engine, number: int, *, with_merges: bool) -> None:
+    history = world_of(720_000 + number, with_merges=with_merges)
     ledger = Ledger(database_url)
     ledger.publish(history.catalogue)
     for one_told in history.told:

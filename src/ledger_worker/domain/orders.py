@@ -1,8 +1,10 @@
 """From the facts of an order to its grants: lines, refunds and their reversals, disputes (RULES 13, 14, 21)."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from fractions import Fraction
+from uuid import UUID
 
 import msgspec
 
@@ -162,7 +164,18 @@ def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, a
             terms = _with_takings(one, line_id, telling.takings, stops)
             if terms.expires_at is None or terms.effective_at < terms.expires_at:
                 given.append(terms)
-    return given
+    there = {terms.grant_id for terms in given}
+    return [_opened_by_those(terms, there) if terms.cuts else terms for terms in given]
+
+
+def _opened_by_those(terms: GrantTerms, there: AbstractSet[UUID]) -> GrantTerms:
+    """The terms without what an opening cut names and refunds have left no time."""
+    cuts = [
+        msgspec.structs.replace(cut, of=tuple(grant_id for grant_id in cut.of if grant_id in there))
+        for cut in terms.cuts
+    ]
+    kept = tuple(cut for cut, told in zip(cuts, terms.cuts, strict=True) if cut.of or not told.of)
+    return msgspec.structs.replace(terms, cuts=kept)
 
 
 def _no_stops(_allowance: Allowance) -> tuple[Interval, ...]:
