@@ -442,6 +442,7 @@ def test_the_batch_that_merges_knows_the_events_of_both_ids(ledger: Ledger, othe
         other_ledger.tell(one_told)
 
     assert applied.outcomes == {"applied": 5, "duplicate": 3}
+    assert unproven(ledger) == []
     assert ledger.rows("SELECT customer_id, usage FROM account ORDER BY customer_id") == [("ada", 0), ("bob", 14)]
     assert ledger.dump() == other_ledger.dump()
 

@@ -1,7 +1,7 @@
 """Units: the entries add up to every counter, what went on from a grant arrived, and usage is booked as it was told."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from uuid import UUID
@@ -77,22 +77,34 @@ def check_usage(person: Sequence[Member], findings: Findings) -> None:
             for line in lines:
                 if line.usage_key is not None:
                     counted[entitlement, line.usage_key] += EFFECTS[line.kind].usage * line.units
-    names = {key: (member.customer_id, row) for member in person for key, row in member.events.items()}
-    for member, entitlement, facts in ((member, *usage) for member in person for usage in member.usage.items()):
-        reversed_of = _reversed(facts, member.reversals.get(entitlement, ()))
+    told: dict[tuple[str, UUID], list[int]] = defaultdict(lambda: [0, 0])
+    for entitlement, facts, reversals in _facts_of(person):
+        reversed_of = _reversed(facts, reversals)
         for fact in facts:
             findings.looked_at[Check.USAGE] += 1
-            booked = counted.pop((entitlement, fact.usage_key), 0)
-            gone_back = reversed_of.get(fact.usage_key, 0)
-            if booked != fact.units - gone_back:
-                less = f", {gone_back} of them reversed" if gone_back else ""
-                message = f"{fact.units} units of {entitlement} were used{less}, but {booked} are booked"
-                customer_id, row = names[fact.usage_key]
-                findings.add(Check.USAGE, customer_id, event_name(row), message)
+            # Both ids of a person may have been told of a usage under one id before they were merged: both count.
+            of_usage = told[entitlement, fact.usage_key]
+            of_usage[0] += fact.units
+            of_usage[1] += reversed_of.get(fact.usage_key, 0)
+    names = {key: (member.customer_id, row) for member in person for key, row in member.events.items()}
+    for (entitlement, key), (units, gone_back) in told.items():
+        booked = counted.pop((entitlement, key), 0)
+        if booked != units - gone_back:
+            less = f", {gone_back} of them reversed" if gone_back else ""
+            message = f"{units} units of {entitlement} were used{less}, but {booked} are booked"
+            customer_id, row = names[key]
+            findings.add(Check.USAGE, customer_id, event_name(row), message)
     for (entitlement, key), units in counted.items():
         if units:
             message = f"{units} units of {entitlement} are booked for it, but it is not in the inbox"
             findings.add(Check.USAGE, person[0].customer_id, f"event {key}", message)
+
+
+def _facts_of(person: Sequence[Member]) -> Iterator[tuple[str, Sequence[UsageFact], Sequence[Reversal]]]:
+    """The usage of each entitlement that each id has, with what was told to reverse it."""
+    for member in person:
+        for entitlement, facts in member.usage.items():
+            yield entitlement, facts, member.reversals.get(entitlement, ())
 
 
 def _counted_of_grants(member: Member) -> dict[UUID, list[int]]:
