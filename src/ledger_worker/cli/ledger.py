@@ -26,7 +26,11 @@ def _ledger() -> None:
 def verify(
     *,
     customer: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only this customer, without the checks of the whole ledger.")
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Only this customer and those tied to it by transfers and merges; no checks of the whole ledger.",
+        ),
     ] = None,
     maximum: Annotated[
         int,

@@ -32,6 +32,20 @@ Every command has `--help`, and all but `run` and `demo` have `--json`: one line
 [Settings](settings.md) come from the environment. When none of `LEDGER_DATABASE_URL`, `LEDGER_KAFKA_BOOTSTRAP` and
 `LEDGER_CONFIG` is set and `ledger-worker dev up` has a cluster running in the present folder (`.ledger-cluster`),
 commands work on that one. A setting always wins: with one of the three set, the local cluster is not looked for.
+
+`catalog apply` ends with a list of what the published versions mean for customers who have the products already: a row
+for each customer and entitlement, as it stood before and stands after. `--dry-run` makes the same list and touches
+nobody. Fifty rows are shown; `--json` has all.
+
+| word | meaning |
+|---|---|
+| `owes` | debt grew, or the allocation shrank below what is used |
+| `loses` | access ended, or less is left |
+| `gains` | access began, more is left, or the limit is higher |
+| `changes` | something else that is told, such as the end |
+
+Of several that are true the first is named. An order or subscription that would give more units than can be counted
+stays as it was and is named too.
 """
 
 _OUTCOMES = """\
@@ -52,7 +66,8 @@ What can be had, and what each product gives, as TOML for `ledger-worker catalog
 
 Each entitlement and each offer is published as a version that never changes. Applying a file publishes the next version
 of what differs from the newest one, and nothing else: the same file a second time changes nothing, and what is left out
-of the file stays as it is.
+of the file stays as it is. A version with `next_period` or `now` then reaches whoever has the product, and it is listed
+who owes, loses and gains ([commands](cli.md)).
 
 `python -m ledger_worker.cli.reference catalogue > docs/reference/catalogue.md` prints this page anew.
 """
