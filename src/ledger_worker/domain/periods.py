@@ -236,25 +236,23 @@ class _Walk:
     def settle_ends(self) -> None:
         """Each period is paid until the end told of it, or sooner where another follows, or later where it is extended.
 
-        A trial also ends where the first paid period starts; who joined one that has expired lasts no longer than it.
+        A trial also ends where the first paid period starts, and where it expired.
         """
+        expired = self._tellings.trial_end.get(None)
         paid_starts = sorted({period.start for period in self._opened if not (period.is_trial or period.opened_by)})
         for period in self._opened:
-            ends = [self._lasted(base) for base in period.joined] if period.end is None else [period.end]
+            ends = [base.paid_until for base in period.joined] if period.end is None else [period.end]
             end = max(ends, default=period.start)
             followers = [period.next_start]
             if period.is_trial:
                 followers.append(next((start for start in paid_starts if start > period.start), None))
+                followers.append(None if expired is None else expired.content)
             period.paid_until = min([end, *(start for start in followers if start is not None)])
         for told in self._tellings.extensions.values():
             for periods in self.of_item.values():
                 begun = [period for period in periods if period.start < told.content]
                 if begun:
                     begun[-1].paid_until = max(begun[-1].paid_until, told.content)
-
-    def _lasted(self, base: Period) -> datetime:
-        expired = self._tellings.trial_end.get(None)
-        return base.paid_until if expired is None or not base.is_trial else min(base.paid_until, expired.content)
 
     def _going_on(self, instant: datetime, changes: Sequence[Told[_Change]]) -> frozenset[str]:
         """The items that a telling without items goes on with: alive by the last telling with items, or since."""

@@ -980,7 +980,8 @@ class Book:
         if len(self.overage_since) > 1 and self.last_end is not None:
             since = min((grant.terms.effective_at for grant in self.active), default=self.last_end)
             since = min(since, self.last_end)
-            while len(self.overage_since) > 1 and self.overage_since[1][0] <= since:
+            # By its own start: the one after it may have had no overage, and is then not kept.
+            while len(self.overage_since) > 1 and self.overage_since[0][0] < since:
                 self.overage_since.pop(0)
 
     def _stretches(self) -> tuple[tuple[datetime, int], ...]:
