@@ -458,7 +458,9 @@ def _claimed(
         if event.customer_id not in speaking:
             continue
         person = goes_on_as(event.customer_id, merges)
-        is_known = (event.customer_id, told.key) in seen or any(goes_on_as(each, merges) == person for each in told.known)
+        is_known = (event.customer_id, told.key) in seen or any(
+            goes_on_as(each, merges) == person for each in told.known
+        )
         is_taken = not is_known and refusal(event, told.now, catalogue, usage_kept) is None
         if is_taken:
             seen.add((event.customer_id, told.key))

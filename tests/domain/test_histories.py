@@ -6,7 +6,6 @@ The same claims are checked on some thousand histories from Hypothesis, which sh
 long` on a hundred thousand from a printed seed, where a failure names the seed of the one history that shows it.
 """
 
-import os
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -16,12 +15,12 @@ from hypothesis import strategies as st
 
 from ledger_worker.domain.ledger import Phase
 from tests.domain.agreement import assert_all, assert_as_the_oracle_says, coverage, told_fields
+from tests.domain.campaign import hold
 from tests.domain.driver import Life
 from tests.domain.histories import AFTER_ALL, START, TICK, History, histories, history_of
 
 EXAMPLES = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 CAMPAIGN, PARTS = 100_000, 8
-SEED = int(os.environ.get("LEDGER_TEST_SEED", "1"))
 
 
 @EXAMPLES
@@ -81,17 +80,15 @@ def test_what_is_due_may_be_booked_at_any_time_by_anyone(history: History, wakin
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_hundred_thousand_histories_hold_every_claim(part: int) -> None:
-    first = SEED * CAMPAIGN + part * (CAMPAIGN // PARTS)
-    print(f"histories {first} to {first + CAMPAIGN // PARTS - 1}")  # noqa: T201 -- so that one can be run again
-    for number in range(first, first + CAMPAIGN // PARTS):
-        history = history_of(number)
-        try:
-            live(history)
-            assert ends_alike(history, list(reversed(range(len(history.told)))))
-            assert splits_alike(history, [3, 4, 9])
-        except Exception as error:
-            error.add_note(f"history_of({number})")
-            raise
+    hold(hold_every_claim, part, PARTS, CAMPAIGN)
+
+
+def hold_every_claim(number: int) -> None:
+    """The history of that number holds what the properties above claim."""
+    history = history_of(number)
+    live(history)
+    assert ends_alike(history, list(reversed(range(len(history.told)))))
+    assert splits_alike(history, [3, 4, 9])
 
 
 def live(history: History) -> Life:

@@ -8,19 +8,39 @@ from collections.abc import Sequence
 import pytest
 
 from tests.domain.agreement import assert_all
+from tests.domain.campaign import hold
 from tests.domain.driver import World
 from tests.domain.histories import AFTER_ALL, History, world_of
 
 LIVED, SPLIT = 60, 60
 """Worlds of each kind."""
+CAMPAIGN, PARTS = 20_000, 2
 
 
 @pytest.mark.parametrize("with_merges", [False, True], ids=["transfers", "merges"])
 @pytest.mark.parametrize("number", range(LIVED))
 def test_after_every_event_units_are_conserved_and_the_oracle_agrees(number: int, *, with_merges: bool) -> None:
-    history = world_of(730_000 + number, with_merges=with_merges)
-    world = World(history.catalogue)
+    live(world_of(730_000 + number, with_merges=with_merges))
 
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_twenty_thousand_worlds_hold_every_claim(part: int) -> None:
+    hold(hold_every_claim, part, PARTS, CAMPAIGN)
+
+
+def hold_every_claim(number: int) -> None:
+    """The world of that number, every other one with merges, holds what the properties here claim."""
+    history = world_of(number, with_merges=number % 2 == 0)
+    live(history)
+    events_max = 2 + number % 5
+    assert bytes_of(told_in_batches(history, events_max)) == bytes_of(told_in_batches(history, 1))
+
+
+def live(history: History) -> None:
+    """The history told one by one, every claim checked after each event, up to its last end."""
+    world = World(history.catalogue)
     for one_told in history.told:
         world.tell(one_told)
         assert_all(world)

@@ -234,9 +234,7 @@ def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str,
     return grants
 
 
-def read_histories(
-    connection: Connection, pairs: Sequence[Pair], merges: Merges = NO_MERGES
-) -> dict[Pair, History]:
+def read_histories(connection: Connection, pairs: Sequence[Pair], merges: Merges = NO_MERGES) -> dict[Pair, History]:
     """Everything each of these accounts ever saw: all grants, usage and reversals, all lines summed by identity.
 
     Usage counts for whoever its customer was at its instant by `merges`; a reversal is told to all ids of a person.
