@@ -24,9 +24,7 @@ class Names:
     """The ledger's own names of grants, for the oracle: only ties are broken by them."""
 
     @staticmethod
-    def root(  # noqa: PLR0917 - a name has these parts
-        source: str, line: str, sku: str, allowance: str, period_start: datetime | None, segment: str
-    ) -> UUID:
+    def root(source: str, line: str, sku: str, allowance: str, period_start: datetime | None, segment: str) -> UUID:
         return grant_id(source, line, sku, allowance, period_start, segment)
 
     @staticmethod
@@ -107,7 +105,7 @@ def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
         history = world.history_of(life.head.customer_id, entitlement)
         book = Book(world.catalogue.entitlements[entitlement], account, (), history)
         book.leaves_at = None if life.head.merge is None else life.head.merge.at
-        # What is due at the very instant of an event is recorded just before it, also of a customer it changed nothing of.
+        # What is due at the instant of an event is recorded just before it, also of a customer it changed nothing of.
         recorded_at = life.head.recorded_at or AFTER_ALL
         until = max(recorded_at, account.settled_at or recorded_at)
         lines = book._settle_again((until, "9"))  # noqa: SLF001 -- the run itself

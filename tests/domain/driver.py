@@ -30,8 +30,8 @@ from ledger_worker.domain.decide import (
     decide,
 )
 from ledger_worker.domain.events import (
-    Event,
     CustomersMerged,
+    Event,
     PurchaseTransferred,
     SourceFact,
     SubscriptionTransferred,

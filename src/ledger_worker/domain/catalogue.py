@@ -22,7 +22,6 @@ __all__ = [
     "DebtPolicy",
     "Entitlement",
     "EntitlementType",
-    "LateUsage",
     "LimitPolicy",
     "Offer",
     "OnCancel",
@@ -110,22 +109,11 @@ class ReturnAfterEnd(StrEnum):
     REGRANT = "regrant"
 
 
-class LateUsage(StrEnum):
-    """What becomes of usage older than the settlement window.
-
-    Counted at the horizon as if used then, booked apart as overage there, or kept and told without counting it.
-    """
-
-    COUNT_NOW = "count_now"
-    OVERAGE = "overage"
-    IGNORE_AND_TELL = "ignore_and_tell"
-
-
 class Apply(StrEnum):
     """How a published version of an offer reaches what exists.
 
-    Not at all (`new_only`), with the first period that starts after it (`next_period`), or at once (`now`; a SKU's first
-    version as if in force from the beginning).
+    Not at all (`new_only`), with the first period that starts after it (`next_period`), or at once (`now`; a SKU's
+    first version as if in force from the beginning).
     """
 
     NEW_ONLY = "new_only"
@@ -149,7 +137,6 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     limit: LimitPolicy = LimitPolicy.HARD
     debt: DebtPolicy = DebtPolicy.FORGIVE
     overage: OveragePolicy = OveragePolicy.SEPARATE
-    late_usage: LateUsage = LateUsage.COUNT_NOW
     thresholds: tuple[int, ...] = (80, 100)
     version: int = 0
 
@@ -161,8 +148,8 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first.
     `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told, `grace_seconds`
     how long access goes on after a payment failed. What is left at a period's end goes on into the next one up to
-    `rollover_units` per quantity (0: nothing does), at most `rollover_times` times. `extend_on_won` moves the end by the
-    time a dispute took that was won.
+    `rollover_units` per quantity (0: nothing does), at most `rollover_times` times. `extend_on_won` moves the end by
+    the time a dispute took that was won.
     """
 
     key: str

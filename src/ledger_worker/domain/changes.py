@@ -65,7 +65,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     Ignore what is not newer than what you have.
 
-    `kinds` says what differs between `before` and `after` (closed list in `decide`); `correction` is true when the
+    `kinds` says what differs between `before` and `after` (closed list in `side`); `correction` is true when the
     posting corrects an instant that was booked before. `effective_at` is the earliest instant it speaks of,
     `recorded_at` when it was committed. `posting` and `posting_hash` name the link of the customer's hash chain that
     made it.

@@ -118,8 +118,8 @@ class Phase(StrEnum):
 class CutPolicy(StrEnum):
     """What a cut may take: what is available, or (`full_with_debt`) also what expired and what was used.
 
-    What `shrink` and `opening` cannot take is over-allocation. How much `opening` asks for is settlement's: all that was
-    used of the grants it names.
+    What `shrink` and `opening` cannot take is over-allocation. How much `opening` asks for is settlement's: all that
+    was used of the grants it names.
     """
 
     UNUSED_ONLY = "unused_only"
@@ -132,9 +132,9 @@ class CutPolicy(StrEnum):
 class Cut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A term that takes up to `units` back at `at`.
 
-    An opening cut has no units of its own: it asks for what was used of the grants `of`. `beyond` is set on what a giver
-    still answers for after a transfer: the cut then takes what reaches beyond the units that moved, `beyond` of them having
-    been asked for by earlier such cuts.
+    An opening cut has no units of its own: it asks for what was used of the grants `of`. `beyond` is set on what a
+    giver still answers for after a transfer: the cut then takes what reaches beyond the units that moved, `beyond` of
+    them having been asked for by earlier such cuts.
     """
 
     cut_id: str
@@ -164,11 +164,11 @@ class Suspension(msgspec.Struct, frozen=True, kw_only=True):
 class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a grant is by its source alone: never by usage.
 
-    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited; of a child with units
-    it is 0, for what it has it receives from its parent. `period_end` is the end of the paid period without leeway. Cuts and
-    suspensions stand in order of their instants. What is left at the end goes into the grant `rolls_into`, where there is
-    one: of this customer, so that the children of one period get at most `rollover_max` together, or all of it of the
-    customer `moves_to`. `root_at` is when the root of a child began.
+    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited; of a child with
+    units it is 0, for what it has it receives from its parent. `period_end` is the end of the paid period without
+    leeway. Cuts and suspensions stand in order of their instants. What is left at the end goes into the grant
+    `rolls_into`, where there is one: of this customer, so that the children of one period get at most `rollover_max`
+    together, or all of it of the customer `moves_to`. `root_at` is when the root of a child began.
     """
 
     grant_id: UUID
@@ -272,8 +272,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order;
     `overage_since` is overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
-    `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox keys
-    of usage that was reversed before it was told.
+    `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox
+    keys of usage that was reversed before it was told.
     """
 
     entitlement: str

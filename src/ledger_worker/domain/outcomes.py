@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     ALREADY_MERGED = "already_merged"
     """The customer goes on as that one already; told again, or by another way."""
     CONTRADICTED = "contradicted"
-    """Kept, and folded whenever its source is, but what is told beside it rules it out (a pause over before it began)."""
+    """Kept, but what is told beside it rules it out: a pause over before it began, a second merge into another."""
     NO_OFFER = "no_offer"
     """At least one SKU had no offer in force; its other lines were granted."""
     NO_PERIOD = "no_period"

@@ -1,4 +1,4 @@
-"""Who holds the grants of a source: one customer for good, or a chain of them by transfers and merges (RULES 9, 33, 34).
+"""Who holds the grants of a source: one customer for good, or a chain by transfers and merges (RULES 9, 33, 34).
 
 Facts that somebody tells who is not in the chain are kept and not folded, until a transfer brings him in.
 
@@ -80,12 +80,9 @@ def holdings(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> tupl
 
 def holds(grants: Sequence[GrantTerms], chain: Sequence[Holding]) -> tuple[Held, ...]:
     """Each grant with its holder, in parts where its source moves within its time; ordered by grant id."""
-    if len(chain) == 1:
-        held = [Held(chain[0].customer_id, grant) for grant in grants]
-    else:
-        held = _Parting(chain).part(grants)
-    held.sort(key=_id_bytes)
-    return tuple(held)
+    is_of_one = len(chain) == 1
+    held = [Held(chain[0].customer_id, grant) for grant in grants] if is_of_one else _Parting(chain).part(grants)
+    return tuple(sorted(held, key=_id_bytes))
 
 
 def _chain(facts: Sequence[PlacedFact], claimant: str, merges: Merges) -> list[Holding]:
@@ -195,7 +192,7 @@ class _Parting:
         root_at = grant.root_at or start
         parts = []
         child = self._rolls_into(grant, ids[-1])
-        # Where the source moves at the very end, the next period is the receiver's: nothing rolls over between customers.
+        # Where the source moves at the very end, the next period is another's: nothing rolls over between customers.
         rolls = child is not None and end is not None and self._holder_at(end) == holders[-1]
         for place, holder in enumerate(holders):
             until = borders[place + 1] if place + 1 < len(borders) else end

@@ -1,4 +1,4 @@
-"""The periods of a subscription's items: who is in them, in which SKU and quantity, and what changes within (RULES 22, 23).
+"""The periods of a subscription's items: in which SKU and quantity each is, and what changes it (RULES 22, 23).
 
 Tellings open periods: with items, each of them; without, every item that is alive. Changes act on the running period of
 their item, or open one of their own. The facts are walked once by the instants at which they act; how long a grant of a
@@ -41,8 +41,9 @@ class PlanStep(msgspec.Struct, frozen=True):
 
 
 class Period(msgspec.Struct, kw_only=True):
-    """One period of one item as told last. `place` is that of its telling; `next_start` is where the item's next begins.
+    """One period of one item as told last.
 
+    `place` is that of its telling; `next_start` is where the item's next begins.
     `end` is as told, None of an item that joined: its period lasts as long as those in `joined`. `paid_until` is what
     comes of that by extensions and what follows. `opened_by` is the change that opened it, empty for a telling. The
     first step is how it begins.
@@ -166,7 +167,7 @@ def _item_of(change: _Change) -> str:
 
 
 def _not_overruled(changes: Iterable[Told[_Change]]) -> list[Told[_Change]]:
-    """The changes in order of place, without the schedules that a later told change of that item overruled (RULES 23)."""
+    """The changes in order of place, without the schedules that a later change of that item overruled (RULES 23)."""
     standing: list[Told[_Change]] = []
     for told in changes:
         change = told.content

@@ -14,8 +14,9 @@ Usage that was reversed burns only what is left of it. The reversed units would 
 would have covered them are known; where they have ended and their offer says so, a run makes a child of what came back
 and was not needed (RULES 17). Such a child is the one kind of grant that no source names.
 
-When a customer goes on as another (RULES 34), its overage and debt leave at that instant, with their part of `usage`, and
-arrive in the other's book as what they are. Both sides are lines; what they carry beside their units is in `Parcel`.
+When a customer goes on as another (RULES 34), its overage and debt leave at that instant, with their part of `usage`,
+and arrive in the other's book as what they are. Both sides are lines; what they carry beside their units is in
+`Parcel`.
 
 A step that needs the account's history (all grants, usage and booked lines) and has none raises `HistoryNeeded`; the
 caller loads it and decides the customer anew.
@@ -117,7 +118,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """Overage or debt on its way from one customer to another: from `at`, of the usage at `used_at`, owed as `debt` says."""
+    """Overage or debt on its way to another customer: from `at`, of the usage at `used_at`, owed as `debt` says."""
 
     at: datetime
     used_at: datetime
@@ -205,8 +206,8 @@ class Book:
     """One customer's account of one entitlement while it is being settled.
 
     Made from the stored account and its open grants; lives for one decision or one read. `history` is set when the
-    account's whole past was loaded. `posting` is the number of the posting that the next step will be in, and `made` are
-    the terms of the children that settling made, until the caller has taken them.
+    account's whole past was loaded. `posting` is the number of the posting that the next step will be in, and `made`
+    are the terms of the children that settling made, until the caller has taken them.
     """
 
     def __init__(
@@ -415,7 +416,8 @@ class Book:
     ) -> list[Line]:
         """The grants named have their new terms, and what follows from them up to `until` is booked.
 
-        Everything else that is due by then was passed before. `before` and `after` hold only grants whose terms differ; a grant missing in `after` is undone.
+        Everything else that is due by then was passed before. `before` and `after` hold only grants whose terms differ;
+        a grant missing in `after` is undone.
         """
         is_unloaded = self.history is None and any(grant_id not in self.grants for grant_id in before)
         if is_unloaded or self._reaches_back(before, after):
@@ -526,8 +528,7 @@ class Book:
         if terms.expires_at is not None:
             # By generation: what was rolled over sorts behind what was not, for "~" comes after every digit.
             places.append((terms.expires_at, f"{_END}~{terms.generation:03}{tie}" if terms.generation else _END + tie))
-        for cut in terms.cuts:
-            places.append(_cut_place(terms, cut))
+        places += [_cut_place(terms, cut) for cut in terms.cuts]
         for suspension in terms.suspensions:
             places += _suspension_places(terms, suspension)
         return places
@@ -774,7 +775,7 @@ class Book:
         return lines
 
     def _asked(self, grant: BookedGrant, cut: Cut) -> int:
-        """How many units a cut asks for: its own, what the grants it names have used, or what reaches beyond what moved."""
+        """How many units a cut asks for: its own, what the grants it names have used, or what is beyond what moved."""
         if cut.policy is CutPolicy.OPENING:
             named = [self.grants.get(grant_id) for grant_id in cut.of]
             if None in named:

@@ -186,7 +186,8 @@ def runs_of_versions(
 ) -> list[Run]:
     """The run, parted where a version published with `now` reaches it (RULES 11); its offer is found here.
 
-    What is published when the item's next period has begun (`next_start`) is of that period. Versions published with `next_period` apply where the period starts at or after their publication.
+    What is published when the item's next period has begun (`next_start`) is of that period. Versions published with
+    `next_period` apply where the period starts at or after their publication.
     """
     pinned, later = versions_for(catalogue, run.sku, entered_at, as_of_version)
     in_force = pinned
@@ -330,7 +331,7 @@ _Amounts = list[tuple[datetime, str, int | None, list[Cut]]]
 
 
 def _rises_and_falls(units: int, quantity: int, steps: Sequence[Step], base: _Amounts) -> _Amounts:
-    """Quantity up adds a grant; quantity down cuts the newest of them first, whose cuts are added in place (RULES 22)."""
+    """Quantity up adds a grant; down cuts the newest of them first, whose cuts are added in place (RULES 22)."""
     added: _Amounts = []
     left = [base[0][2] or 0]
     for step in steps:

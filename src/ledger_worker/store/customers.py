@@ -33,7 +33,8 @@ FOR UPDATE
 """)
 
 _READ = text("""
-SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked, linked, alias_of, alias_at, merge_id
+SELECT customer_id, key_hash, posting_number, sequence, chain_head, recorded_at, is_parked, linked,
+       alias_of, alias_at, merge_id
 FROM customer
 WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)

@@ -7,8 +7,8 @@ from ledger_worker.errors import BadBytesError
 from ledger_worker.operations.proof.chain import check_postings, check_standing
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.inbox import check_events
-from ledger_worker.operations.proof.rows import CustomerRows, Member, Published
 from ledger_worker.operations.proof.persons import check_aliases, persons_of
+from ledger_worker.operations.proof.rows import CustomerRows, Member, Published
 from ledger_worker.operations.proof.settlement import arrivals_of, check_accounts
 from ledger_worker.operations.proof.sources import check_sources, check_terms, check_ties, handed_on, told_of
 from ledger_worker.operations.proof.units import check_arrivals, check_units, check_usage
