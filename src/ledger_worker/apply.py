@@ -628,9 +628,12 @@ def _decide(
     while undecided:
         needed: dict[tuple[str, str], int] = {}
         for place in undecided:
-            found = decide(
-                loaded[place], groups[place].told, catalogue, timeline=ledger.timeline, usage_kept=usage_kept
-            )
+            try:
+                found = decide(
+                    loaded[place], groups[place].told, catalogue, timeline=ledger.timeline, usage_kept=usage_kept
+                )
+            except OverflowError as error:
+                raise _out_of_range("posting", error) from error
             if isinstance(found, NeedsHistory):
                 _require_not_loaded(loaded[place], found)
                 needed[found.customer_id, found.entitlement] = place
@@ -840,7 +843,11 @@ def _payload(change: Change) -> bytes:
     try:
         return encode_change(change)
     except ValueError as error:
-        raise DataError("EntitlementChanged", None, NumericValueOutOfRange(str(error))) from error
+        raise _out_of_range("EntitlementChanged", error) from error
+
+
+def _out_of_range(what: str, error: Exception) -> DataError:
+    return DataError(what, None, NumericValueOutOfRange(str(error)))
 
 
 def _dead_letter_row(rejected: Rejected, failed_at: datetime) -> DeadLetterRow:

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy.exc import DataError
 
 from ledger_worker.apply import Batch, Rejected
-from ledger_worker.domain.events import UNITS_MAX
+from ledger_worker.domain.catalogue import Apply
+from ledger_worker.domain.events import UNITS_MAX, Event, OfferReached
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.operations.verify import verify
 from ledger_worker.worker.faults import Fault, fault_of
@@ -30,6 +31,27 @@ def test_a_grant_beyond_what_64_bits_count_is_its_events_fault(ledger: Ledger) -
 
     assert fault_of(refused.value) is Fault.EVENT
     assert ledger.rows("SELECT count(*) FROM event") == [(1023,)]
+
+
+def test_an_order_that_a_later_version_would_make_too_large_is_its_events_fault(ledger: Ledger) -> None:
+    ledger.publish(_PACK_OF_ONE)
+    ledger.tell((told("p", day(2), bought(line(quantity=UNITS_MAX))), NOW))
+    many = gives(2**20, lasts="forever")
+    of_many = offer("pack", many, version=2, apply=Apply.NOW, published_at=day(3), catalogue_version=2)
+    ledger.publish(catalogue(of_many, version=2))
+    reached = Event(
+        event_source="ledger",
+        event_id="reach",
+        customer_id="ada",
+        occurred_at=NOW,
+        fact=OfferReached(source_key="order/o1", catalogue_version=2),
+    )
+
+    with pytest.raises(DataError) as refused:
+        ledger.tell((reached, NOW))
+
+    assert fault_of(refused.value) is Fault.EVENT
+    assert ledger.rows("SELECT granted FROM \"grant\"") == [(UNITS_MAX,)]
 
 
 def test_a_late_order_is_settled_whatever_the_number_of_accounts_it_reaches(ledger: Ledger) -> None:
