@@ -51,7 +51,7 @@ def test_an_order_that_a_later_version_would_make_too_large_is_its_events_fault(
         ledger.tell((reached, NOW))
 
     assert fault_of(refused.value) is Fault.EVENT
-    assert ledger.rows("SELECT granted FROM \"grant\"") == [(UNITS_MAX,)]
+    assert ledger.rows('SELECT granted FROM "grant"') == [(UNITS_MAX,)]
 
 
 def test_a_late_order_is_settled_whatever_the_number_of_accounts_it_reaches(ledger: Ledger) -> None:

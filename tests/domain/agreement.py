@@ -100,7 +100,7 @@ def assert_numbered(world: World, life: Customer) -> None:
 
 
 def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
-    """Every account stands where a run from nothing over all its facts ends (RULES 4)."""
+    """Every account stands where a run from nothing over all its facts ends."""
     for entitlement, account in life.accounts.items():
         history = world.history_of(life.head.customer_id, entitlement)
         book = Book(world.catalogue.entitlements[entitlement], account, (), history)
@@ -141,7 +141,7 @@ def assert_told(world: World, life: Customer) -> None:
 
 
 def told_fields(shown: EntitlementPicture) -> dict[str, object]:
-    """What has to be told when it differs (RULES 32)."""
+    """What has to be told when it differs."""
     return {
         "access": shown.allowed,
         "allocation": shown.allocated,

@@ -73,7 +73,7 @@ def picture(book: Book) -> EntitlementPicture:
 
 
 def level_of(book: Book) -> int | None:
-    """The highest threshold that used and overage reach (RULES 31): 0 below the first, None for an unlimited quota."""
+    """The highest threshold that used and overage reach: 0 below the first, None for an unlimited quota."""
     return _level(book, _in_force(book))
 
 
@@ -88,7 +88,7 @@ def shown_units(book: Book) -> tuple[int | None, int, int]:
 
 
 def quiet_units(book: Book) -> int | None:
-    """How many units can be used in order without anything to tell (RULES 32); None when it is any number.
+    """How many units can be used in order without anything to tell; None when it is any number.
 
     Most usage flips nothing and crosses no threshold: it is booked without drawing a picture before and after.
     """

@@ -221,7 +221,7 @@ def offer_at(catalogue: Catalogue, sku: str, entered_at: datetime, as_of_version
 def versions_for(
     catalogue: Catalogue, sku: str, entered_at: datetime, as_of_version: int
 ) -> tuple[Offer | None, tuple[Offer, ...]]:
-    """The version an item that entered at `entered_at` is pinned to, and the later ones that reach it (RULES 11)."""
+    """The version an item that entered at `entered_at` is pinned to, and the later ones that reach it."""
     pinned = offer_at(catalogue, sku, entered_at, as_of_version)
     after = 0 if pinned is None else pinned.version
     later = tuple(
@@ -237,7 +237,7 @@ def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> dat
 
     An instant, None for never, `no_period` when it needs one.
 
-    Months and years keep the day of `start`, or take the last day of a shorter month (RULES 26); days are 24 hours.
+    Months and years keep the day of `start`, or take the last day of a shorter month; days are 24 hours.
     """
     if lasts == "forever":
         return None

@@ -5,7 +5,7 @@ customer alone; those that a transfer or a merge ties together are decided toget
 books of one may move units in another's.
 
 Pure: reads only the events, the loaded state and the versions that the postings record. Whoever touches a customer
-first books what has fallen due, each transition as an event of the ledger's own under a deterministic id (RULES 35).
+first books what has fallen due, each transition as an event of the ledger's own under a deterministic id.
 
 Checks of an event are made in this order, and the first that applies decides: same id before (duplicate or conflicting
 content), impossible value (more units than can be counted), too early, too late, unknown entitlement, wrong type; then
@@ -79,9 +79,9 @@ __all__ = [
 ]
 
 AHEAD_MAX = timedelta(minutes=5)
-"""How far ahead of the database's clock an event may be dated (RULES 18)."""
+"""How far ahead of the database's clock an event may be dated."""
 DUE_MAX = 100
-"""Most transitions booked in one transaction for one customer (RULES 35)."""
+"""Most transitions booked in one transaction for one customer."""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -407,7 +407,7 @@ class _Decision:
 
     @staticmethod
     def _due(sides: Sequence[Side], now: datetime) -> list[tuple[Side, Transition]]:
-        """What is due of these customers at `now`, in the order in which it happens (RULES 35)."""
+        """What is due of these customers at `now`, in the order in which it happens."""
         due = [(side, transition) for side in sides for transition in side.transitions(now)]
         due.sort(key=_due_order)
         return due

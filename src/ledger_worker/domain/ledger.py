@@ -1,7 +1,7 @@
 """The values of the ledger: terms, grants, lines, entries, postings; and what each kind of line does to the books.
 
 A *line* is one signed movement of units. Everything a grant or an account counts is a sum of lines by the table
-`EFFECTS`; the identities of RULES 12 follow from its rows summing to zero, and the database checks them on the rows
+`EFFECTS`; that units are conserved follows from its rows summing to zero, and the database checks them on the rows
 that result.
 """
 
@@ -357,7 +357,7 @@ def posting_hash(  # noqa: PLR0913, PLR0917 - each part of what is hashed is nam
 
 
 def precedence(terms: GrantTerms) -> tuple[bool, int, datetime, int, datetime, bytes]:
-    """The order of burning (RULES 16), lower first.
+    """The order of burning, lower first.
 
     Unlimited last, priority, sooner end, higher generation, earlier start, id.
     """

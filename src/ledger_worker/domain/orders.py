@@ -1,4 +1,4 @@
-"""From the facts of an order to its grants: lines, refunds and their reversals, disputes (RULES 13, 14, 21)."""
+"""From the facts of an order to its grants: lines, refunds and their reversals, disputes."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -185,7 +185,7 @@ def _no_stops(_allowance: Allowance) -> tuple[Interval, ...]:
 def _takings(
     asking: Sequence[tuple[int, datetime, str, tuple[RefundLine, ...], int | None]], lines: dict[str, OrderLine]
 ) -> list[Taking]:
-    """What each refund and lost dispute takes of each line, in order; shares are exact and end at one (RULES 13)."""
+    """What each refund and lost dispute takes of each line, in order; shares are exact and end at one."""
     gone = dict.fromkeys(lines, Fraction(0))
     takings = []
     for _, at, cut_id, of_lines, amount in asking:
@@ -257,7 +257,7 @@ def _with_takings(given: Given, line_id: str, takings: Sequence[Taking], stops: 
 
 
 def _unused_share(grant: GrantTerms, at: datetime, stops: Sequence[Interval]) -> Fraction:
-    """The part of the grant's time that is left, neither counting what disputes stopped (RULES 13)."""
+    """The part of the grant's time that is left, neither counting what disputes stopped."""
     end = grant.expires_at
     if end is None:
         return Fraction(1)

@@ -1,4 +1,4 @@
-"""Who holds the grants of a source: one customer for good, or a chain by transfers and merges (RULES 9, 33, 34).
+"""Who holds the grants of a source: one customer for good, or a chain by transfers and merges.
 
 Facts that somebody tells who is not in the chain are kept and not folded, until a transfer brings him in.
 

@@ -1,4 +1,4 @@
-"""The periods of a subscription's items: in which SKU and quantity each is, and what changes it (RULES 22, 23).
+"""The periods of a subscription's items: in which SKU and quantity each is, and what changes it.
 
 Tellings open periods: with items, each of them; without, every item that is alive. Changes act on the running period of
 their item, or open one of their own. The facts are walked once by the instants at which they act; how long a grant of a
@@ -167,7 +167,7 @@ def _item_of(change: _Change) -> str:
 
 
 def _not_overruled(changes: Iterable[Told[_Change]]) -> list[Told[_Change]]:
-    """The changes in order of place, without the schedules that a later change of that item overruled (RULES 23)."""
+    """The changes in order of place, without the schedules that a later change of that item overruled."""
     standing: list[Told[_Change]] = []
     for told in changes:
         change = told.content

@@ -1,20 +1,20 @@
 """Settlement: which usage is covered by which grant, and what cuts and endings take.
 
-For one customer and entitlement a `Book` runs through time once. Happenings go in the order of RULES 2: at one instant
+For one customer and entitlement a `Book` runs through time once. Happenings go in one fixed order: at one instant
 ends (with what goes on in a child), begins, suspensions and lifts, cuts, payment of debt, then usage by (event source,
 event id). Each moves units by lines, and the sum of its lines is what the book counts.
 
 The same run serves three ways. *Advance*: a happening behind everything settled so far takes one step on the stored
 book. *Settle again*: a happening that lies before the book's position starts a run from nothing over all terms and all
-usage; the difference between its lines and the booked ones, line by line, is what is booked (RULES 3). *Look ahead*: a
+usage; the difference between its lines and the booked ones, line by line, is what is booked. *Look ahead*: a
 read runs what is due on a book that is never stored. Which of the first two is taken depends on the book alone, never
 on how events were batched, and both end in the same book: settling is a function of terms, usage and reversals.
 
 Usage that was reversed burns only what is left of it. The reversed units would have burnt last, so the grants that
 would have covered them are known; where they have ended and their offer says so, a run makes a child of what came back
-and was not needed (RULES 17). Such a child is the one kind of grant that no source names.
+and was not needed. Such a child is the one kind of grant that no source names.
 
-When a customer goes on as another (RULES 34), its overage and debt leave at that instant, with their part of `usage`,
+When a customer goes on as another, its overage and debt leave at that instant, with their part of `usage`,
 and arrive in the other's book as what they are. Both sides are lines; what they carry beside their units is in
 `Parcel`.
 
@@ -71,7 +71,7 @@ _END, _BEGIN, _SUSPEND, _CUT, _PAY, _USE = "0", "2", "3", "4", "5", "7"
 _AFTER_ALL = "8"
 _LIFT_SUFFIX = "/lift"
 _KINDS = {_END: "end", _BEGIN: "begin", _SUSPEND: "suspend", _CUT: "cut", _PAY: "pay"}
-"""Ranks within one instant (RULES 2); 6 is for the ends of holds."""
+"""Ranks within one instant; 6 is for the ends of holds."""
 
 Place = tuple[datetime, str]
 """Where a happening stands in a run: its instant, then rank and tie as one string."""
@@ -323,7 +323,7 @@ class Book:
         """The named usage is smaller by what is reversed of it, and the account is settled again.
 
         Where the usage was not told yet, the reversal waits for it (`waits_for`). Reversals keep their order by the
-        instant at which they count, event source and event id; of one reversal id the last counts (RULES 8, 17).
+        instant at which they count, event source and event id; of one reversal id the last counts.
         """
         history = self._require_history()
         self.new_reversals.append(reversal)
@@ -687,7 +687,7 @@ class Book:
         ]
 
     def _grant_again(self, grant: BookedGrant, at: datetime) -> list[Line]:
-        """Units that came back by reversals told at or after the end are granted once more from there (RULES 17)."""
+        """Units that came back by reversals told at or after the end are granted once more from there."""
         lines: list[Line] = []
         terms = grant.terms
         for reversal, returned in sorted(grant.returned or (), key=_by_reversal):
@@ -720,7 +720,7 @@ class Book:
         return lines
 
     def _pay(self, grant: BookedGrant, at: datetime) -> list[Line]:
-        """What is owed is paid by the grant that begins, the oldest first; by a child as by its root (RULES 15)."""
+        """What is owed is paid by the grant that begins, the oldest first; by a child as by its root."""
         lines: list[Line] = []
         root_at = grant.terms.root_at
         left: list[Debt] = []
@@ -786,7 +786,7 @@ class Book:
         return cut.units
 
     def _lineage(self, grant: BookedGrant) -> list[BookedGrant]:
-        """The grant and what became of its units in this book: children by generation, start and id (RULES 13)."""
+        """The grant and what became of its units in this book: children by generation, start and id."""
         if not grant.moved:
             return [grant]
         children: dict[UUID | None, list[BookedGrant]] = defaultdict(list)
@@ -1013,7 +1013,7 @@ class Book:
         return found
 
     def counted_since(self) -> datetime | None:
-        """From when overage counts in a picture (RULES 27).
+        """From when overage counts in a picture.
 
         The earliest start of what is active and not suspended, else the last end.
         """
@@ -1166,7 +1166,7 @@ def _are_siblings(one: GrantTerms, other: GrantTerms) -> bool:
 
 
 def _by_usage(reversals: Iterable[Reversal]) -> dict[UUID, list[Reversal]]:
-    """The reversals of each usage in their order; of one reversal id the last telling counts (RULES 8)."""
+    """The reversals of each usage in their order; of one reversal id the last telling counts."""
     latest: Latest[str, tuple[UUID, int | None]] = Latest()
     placed = sorted(reversals, key=_reversal_order)
     for place, reversal in enumerate(placed):

@@ -1,7 +1,7 @@
 """One customer's side of a decision: its books while they change, its postings and changes in their order.
 
 Which event does what is `decide`'s matter. Here an entitlement's book is opened when it is touched, what is due is
-passed, entries become a posting that is a link of the customer's hash chain, and what differs is told (RULES 32, 35).
+passed, entries become a posting that is a link of the customer's hash chain, and what differs is told.
 Pure: values in, values out.
 """
 
@@ -388,7 +388,7 @@ _DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
     ("debt", lambda shown: not shown.debt),
     ("over_allocated", lambda shown: not shown.over_allocated),
 )
-"""What is told when it differs (RULES 32), each with what is compared; the names are the `kinds` of a change.
+"""What is told when it differs, each with what is compared; the names are the `kinds` of a change.
 
 One more is `merged`, told of every entitlement of a customer who has gone on as another.
 """

@@ -289,7 +289,7 @@ def _entered(fact: SourceFact, telling: _Telling) -> list[tuple[str, datetime]]:
 
 
 def _keyed(fact: SourceFact) -> list[tuple[tuple[object, ...], object]]:
-    """The things a fact speaks of, each with what it says of it (RULES 8)."""
+    """The things a fact speaks of, each with what it says of it."""
     match fact:
         case PurchaseCompleted():
             return [(("line", line.line_id), line) for line in fact.lines]

@@ -2,7 +2,7 @@
 
 A line or item is a sequence of *runs*: one SKU by one version of its offer, from an instant on. Each allowance of the
 offer that is the same over neighbouring runs makes one *stretch*; a stretch gives a grant, and one more for each rise
-of the quantity within it (RULES 22). Here too is the arithmetic of stopped time and of shares, with the one function
+of the quantity within it. Here too is the arithmetic of stopped time and of shares, with the one function
 that rounds.
 """
 
@@ -89,7 +89,7 @@ class Given(msgspec.Struct, frozen=True):
 def grant_id(
     source_key: str, line_id: str, sku: str, allowance: str, period_start: datetime | None, segment: str
 ) -> UUID:
-    """The id of a grant (RULES 10).
+    """The id of a grant.
 
     Everything it is given for, and neither the event that told it nor the offer's version. Kept for a while, because
     each fact about a source names the grants of the source again.
@@ -100,7 +100,7 @@ def grant_id(
 
 @lru_cache(maxsize=_GRANT_IDS_MAX)
 def child_id(parent: UUID, kind: str, cause: str) -> UUID:
-    """The id of a child grant (RULES 10).
+    """The id of a child grant.
 
     `cause` is the next period's start, the transfer's id or the reversal's id; never an event's.
     """
@@ -108,7 +108,7 @@ def child_id(parent: UUID, kind: str, cause: str) -> UUID:
 
 
 def refunded_units(granted: int, share: Fraction) -> int:
-    """R of RULES 13, the one place that rounds.
+    """How many units a share of them is: the one place that rounds.
 
     What a refunded share takes of `granted`, so that what stays is rounded up.
 
@@ -153,7 +153,7 @@ def stopped_time(start: datetime, until: datetime, stops: Sequence[Interval]) ->
 
 
 def moved_end(start: datetime, end: datetime, stops: Sequence[Interval]) -> datetime | None:
-    """`end` later by the time the clock stood since `start` (RULES 24); None while it stands."""
+    """`end` later by the time the clock stood since `start`; None while it stands."""
     for begins, ends in stops:
         if begins >= end:
             break
@@ -184,7 +184,7 @@ def runs_of_versions(
     period_start: datetime,
     next_start: datetime | None = None,
 ) -> list[Run]:
-    """The run, parted where a version published with `now` reaches it (RULES 11); its offer is found here.
+    """The run, parted where a version published with `now` reaches it; its offer is found here.
 
     What is published when the item's next period has begun (`next_start`) is of that period. Versions published with
     `next_period` apply where the period starts at or after their publication.
@@ -331,7 +331,7 @@ _Amounts = list[tuple[datetime, str, int | None, list[Cut]]]
 
 
 def _rises_and_falls(units: int, quantity: int, steps: Sequence[Step], base: _Amounts) -> _Amounts:
-    """Quantity up adds a grant; down cuts the newest of them first, whose cuts are added in place (RULES 22)."""
+    """Quantity up adds a grant; down cuts the newest of them first, whose cuts are added in place."""
     added: _Amounts = []
     left = [base[0][2] or 0]
     for step in steps:

@@ -1,8 +1,8 @@
 """From the facts of a subscription to its grants: how long each lasts, what suspends it, and what rolls over.
 
 Which periods there are, and in which SKU and quantity an item is in them, is worked out in `periods`; how a period's
-allowances become grants in `stretches`. Here are the ends (RULES 19, 20, 24), the causes of suspension (RULES 21) and
-the children that roll-over makes (RULES 25).
+allowances become grants in `stretches`. Here are the ends, the causes of suspension and
+the children that roll-over makes.
 """
 
 from collections.abc import Sequence
@@ -221,7 +221,7 @@ class _Giving:
         return period.next_start is None and (last_start is None or last_start <= period.start)
 
     def _outlived_until(self, period: Period, allowance: Allowance) -> datetime | None:
-        """The end of a living period with its leeway, later while a failed payment may still come (RULES 19)."""
+        """The end of a living period with its leeway, later while a failed payment may still come."""
         stops = self._stops_of(allowance)
         end = moved_end(period.start, period.paid_until + timedelta(seconds=allowance.leeway_seconds), stops)
         grace = timedelta(seconds=allowance.grace_seconds)
@@ -290,7 +290,7 @@ def _runs(period: Period) -> list[Run]:
 
 
 def _rolled_over(ending: Sequence[Given], given: Sequence[Given], period: Period) -> tuple[list[Given], list[Given]]:
-    """What ends where the period begins, with the child each goes on in named; and those children (RULES 25)."""
+    """What ends where the period begins, with the child each goes on in named; and those children."""
     if period.opened_by:
         return list(ending), []
     begun = {

@@ -1,4 +1,4 @@
-"""The facts of one source in their true order (RULES 7), and what they say last of each thing they speak of (RULES 8).
+"""The facts of one source in their true order, and what they say last of each thing they speak of.
 
 Of an order, a subscription or an assignment alike. What the facts mean for grants is in the files named after these.
 """
@@ -66,7 +66,7 @@ PlacedFact = tuple[datetime, RecordedFact]
 
 
 def in_order(facts: Iterable[RecordedFact]) -> tuple[PlacedFact, ...]:
-    """Facts in their true order, each with the instant it stands at (RULES 7).
+    """Facts in their true order, each with the instant it stands at.
 
     Facts with a version go by version and stand at the running maximum of `occurred_at`; facts without are inserted by
     `occurred_at`, after a versioned one of the same instant. The same for any order of `facts`.
@@ -102,7 +102,7 @@ class Latest(dict[_Key, Told[_Content]]):
     """Business keys, each with what is said last of it, in the order of their places."""
 
     def tell(self, key: _Key, place: int, at: datetime, content: _Content) -> None:
-        """The key has this content; saying the same again moves nothing, saying otherwise moves it here (RULES 8)."""
+        """The key has this content; saying the same again moves nothing, saying otherwise moves it here."""
         known = self.get(key)
         if known is None or known.content != content:
             self.pop(key, None)
