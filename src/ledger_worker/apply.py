@@ -43,12 +43,11 @@ from ledger_worker.domain.events import (
     EntitlementAssigned,
     Event,
     OfferReached,
-    PurchaseTransferred,
     SourceFact,
-    SubscriptionTransferred,
     UsageRecorded,
     UsageReversed,
     content_hash,
+    customers_of,
     event_key,
     fact_bytes,
     source_key,
@@ -325,7 +324,7 @@ def _transact(
 
     spoken_of = {source for source in map(_source_of, batch.deliveries) if source is not None}
     claimants = sources_store.read_owners(connection, sorted(spoken_of, key=str.encode))
-    wanted = {*named, *claimants.values(), *(each for one in batch.deliveries for each in _named_by(one.event))}
+    wanted = {*named, *claimants.values(), *(each for one in batch.deliveries for each in customers_of(one.event))}
     customer_ids = customers_store.lock(connection, sorted(wanted, key=str.encode), murmur2)
     heads, key_hashes = customers_store.read_heads(connection, customer_ids)
     _require_not_parked(heads)
@@ -360,16 +359,6 @@ def _require_all_locked(heads: Mapping[str, CustomerHead], claimants: Mapping[st
     needed = {*claimants.values(), *(other for head in heads.values() for other in head.linked)}
     if not needed <= heads.keys():
         raise _MoreCustomersError(frozenset(needed | heads.keys()))
-
-
-def _named_by(event: Event) -> tuple[str, ...]:
-    """The customers that an event names."""
-    fact = event.fact
-    if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
-        return (event.customer_id, fact.to_customer_id)
-    if isinstance(fact, CustomersMerged):
-        return (event.customer_id, fact.into_customer_id)
-    return (event.customer_id,)
 
 
 def _source_of(delivery: Delivery) -> str | None:
@@ -429,7 +418,7 @@ def _tied(deliveries: Sequence[Delivery], heads: Mapping[str, CustomerHead]) -> 
         return {}
     tied = {customer_id: {customer_id, *head.linked} for customer_id, head in heads.items()}
     for event in merging:
-        together = set[str]().union(*(tied[customer_id] for customer_id in _named_by(event)))
+        together = set[str]().union(*(tied[customer_id] for customer_id in customers_of(event)))
         for customer_id in together:
             tied[customer_id] = together
     return tied
@@ -494,7 +483,7 @@ def _groups(all_told: Sequence[Told], heads: Mapping[str, CustomerHead], claiman
             unite(customer_id, other)
     for told in all_told:
         fact = told.event.fact
-        for other in _named_by(told.event)[1:]:
+        for other in customers_of(told.event)[1:]:
             unite(told.event.customer_id, other)
         if isinstance(fact, SourceFact):
             unite(told.event.customer_id, claimants.get(source_key(fact), told.event.customer_id))

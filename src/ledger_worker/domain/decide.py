@@ -28,17 +28,16 @@ from ledger_worker.domain.events import (
     Fact,
     OfferReached,
     PurchaseCompleted,
-    PurchaseTransferred,
     SourceFact,
     SubscriptionActivated,
     SubscriptionAddOnAdded,
     SubscriptionPlanChanged,
     SubscriptionRenewed,
-    SubscriptionTransferred,
     SubscriptionTrialConverted,
     SubscriptionTrialStarted,
     UsageRecorded,
     UsageReversed,
+    customers_of,
     event_key,
     source_key,
 )
@@ -386,7 +385,7 @@ class _Decision:
 
     def _touched_by(self, event: Event) -> list[Side]:
         """The customers whose books the event may change, in key order: those it names and those tied to them."""
-        ids = set(_named_by(event))
+        ids = set(customers_of(event))
         fact = event.fact
         if isinstance(fact, SourceFact):
             ids.add(self._loaded.claimants.get(source_key(fact), event.customer_id))
@@ -494,6 +493,8 @@ class _Decision:
         reversal = _reversal(fact, event.event_source, event.event_id, counted_at)
         side = self._user_of(event.customer_id, fact.entitlement, reversal.usage_key)
         book = side.open(fact.entitlement)
+        if self._merges:
+            self._share_reversals(side, fact.entitlement)
         effect = _Effect(now)
         effect.touch(side, fact.entitlement)
         is_told_again = book.knows(reversal)
@@ -540,12 +541,20 @@ class _Decision:
         sides = self._aliases(customer_id)
         return next((side for side in sides if side.open(entitlement).has_used(usage_key)), sides[0])
 
+    def _share_reversals(self, side: Side, entitlement: str) -> None:
+        """All ids of the person know what was told to reverse usage of any, also where it is not stored yet."""
+        same = self._aliases(side.customer_id)
+        told = {one.tie: one for each in same for one in each.open(entitlement).reversals()}
+        for each in same:
+            each.open(entitlement).learn(told.values())
+
     def _hand_over_waiting(self, side: Side, entitlement: str, usage_key: UUID) -> None:
         """A reversal that waits for the usage at another id of the same person waits here."""
         if not self._merges:
             return
         for other in self._aliases(side.customer_id):
             if other is not side and other.open(entitlement).waits_for(usage_key):
+                self._share_reversals(side, entitlement)
                 side.open(entitlement).wait_for(usage_key)
                 return
 
@@ -616,7 +625,7 @@ class _Decision:
         folded = fold(state, event, key, self._catalogue, self._merges)
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
-        self._link({claimant, *_named_by(event), *(holding.customer_id for holding in folded.owners)})
+        self._link({claimant, *customers_of(event), *(holding.customer_id for holding in folded.owners)})
         effect = _Effect(now)
         self._book(folded, effect)
         self._post(told, effect)
@@ -778,16 +787,6 @@ def _units_given(fact: Fact, catalogue: Catalogue) -> int:
         )
         for sku, quantity in quantities
     )
-
-
-def _named_by(event: Event) -> tuple[str, ...]:
-    """The customers that an event names."""
-    fact = event.fact
-    if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
-        return (event.customer_id, fact.to_customer_id)
-    if isinstance(fact, CustomersMerged):
-        return (event.customer_id, fact.into_customer_id)
-    return (event.customer_id,)
 
 
 def _by_start(grant: BookedGrant) -> tuple[datetime, bytes]:

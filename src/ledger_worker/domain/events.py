@@ -65,6 +65,7 @@ __all__ = [
     "UsageRecorded",
     "UsageReversed",
     "content_hash",
+    "customers_of",
     "event_key",
     "fact_bytes",
     "fact_of",
@@ -536,6 +537,16 @@ def content_hash(event: Event, fact_payload: bytes) -> bytes:
     return blake2b(
         _FACT_ENCODER.encode((event.occurred_at, event.source_version, fact_payload)), digest_size=16
     ).digest()
+
+
+def customers_of(event: Event) -> tuple[str, ...]:
+    """The customers that an event names, the one it is told of first."""
+    fact = event.fact
+    if isinstance(fact, PurchaseTransferred | SubscriptionTransferred):
+        return (event.customer_id, fact.to_customer_id)
+    if isinstance(fact, CustomersMerged):
+        return (event.customer_id, fact.into_customer_id)
+    return (event.customer_id,)
 
 
 def event_key(event_source: str, event_id: str) -> UUID:

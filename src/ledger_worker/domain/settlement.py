@@ -345,6 +345,13 @@ class Book:
         """Every reversal that was told of this account; needs the history."""
         return (*self._require_history().reversals, *self.new_reversals)
 
+    def learn(self, reversals: Iterable[Reversal]) -> None:
+        """What was told to reverse usage of another id of the same person is known here too; nothing is settled yet."""
+        history = self._require_history()
+        known = {reversal.tie for reversal in self.reversals()}
+        new = tuple(reversal for reversal in reversals if reversal.tie not in known)
+        self.history = msgspec.structs.replace(history, reversals=(*history.reversals, *new))
+
     def adopt(self, usage: Sequence[UsageFact], reversals: Sequence[Reversal], until: Place) -> list[Line]:
         """Usage of a customer who went on as this one counts here too, and what anyone told to reverse it.
 

@@ -16,11 +16,9 @@ from sqlalchemy import Connection
 from ledger_worker.domain.access import picture
 from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
 from ledger_worker.domain.events import (
-    CustomersMerged,
     Event,
-    PurchaseTransferred,
     SourceFact,
-    SubscriptionTransferred,
+    customers_of,
     source_key,
 )
 from ledger_worker.domain.settlement import Book
@@ -70,7 +68,7 @@ def compare(connection: Connection, history: Sequence[Event], at: datetime | Non
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogue_store.read(connection, ledger.catalogue_version)
     counted = counted_elsewhere(connection)
-    ids = sorted({customer_id for event in history for customer_id in _customers_of(event)}, key=str.encode)
+    ids = sorted({customer_id for event in history for customer_id in customers_of(event)}, key=str.encode)
     booked = _booked(connection, ids, catalogue, at)
     expected = _expected(linked(history), catalogue, at, counted)
     pairs = sorted(booked.keys() | expected.keys())
@@ -107,7 +105,7 @@ def linked(history: Iterable[Event]) -> list[tuple[Event, ...]]:
 
     events = list(history)
     for event in events:
-        names = [f"customer/{customer_id}" for customer_id in _customers_of(event)]
+        names = [f"customer/{customer_id}" for customer_id in customers_of(event)]
         if isinstance(event.fact, SourceFact):
             names.append(source_key(event.fact))
         for name in names[1:]:
@@ -145,17 +143,6 @@ def _nothing(entitlement: Entitlement) -> _Figures:
     """What is so of an entitlement that the customer never had to do with."""
     has_units = entitlement.type is EntitlementType.QUOTA
     return _Figures(allowed=False, limit=0, level=0) if has_units else _Figures(allowed=False)
-
-
-def _customers_of(event: Event) -> tuple[str, ...]:
-    """The customers that an event names, the one it is told of first."""
-    match event.fact:
-        case PurchaseTransferred() | SubscriptionTransferred():
-            return (event.customer_id, event.fact.to_customer_id)
-        case CustomersMerged():
-            return (event.customer_id, event.fact.into_customer_id)
-        case _:
-            return (event.customer_id,)
 
 
 # -- the ledger's answer --
