@@ -39,6 +39,7 @@ from tests.domain.telling import (
     refunded,
     renewed,
     told,
+    usage_reversed,
     used,
 )
 from tests.stories.test_stories import assert_same
@@ -445,6 +446,29 @@ def test_the_batch_that_merges_knows_the_events_of_both_ids(ledger: Ledger, othe
     assert unproven(ledger) == []
     assert ledger.rows("SELECT customer_id, usage FROM account ORDER BY customer_id") == [("ada", 0), ("bob", 14)]
     assert ledger.dump() == other_ledger.dump()
+
+
+def test_the_batch_that_merges_knows_what_either_id_had_reversed(ledger: Ledger, other_ledger: Ledger) -> None:
+    """Also where the other id had nothing of the entitlement when they were merged."""
+    told_at = [
+        (told("r", day(2), usage_reversed("u")), day(2)),
+        (told("u", day(1), used(1)), day(2)),
+        (told("m", day(4), merged("ada"), customer="bob"), day(4)),
+        (told("v", day(3), used(12), customer="bob"), day(5)),
+        (told("s", day(5), usage_reversed("v", reversal="v2"), customer="bob"), day(5)),
+        (told("t", day(5), usage_reversed("u"), customer="bob"), day(6)),
+    ]
+    for one in (ledger, other_ledger):
+        one.publish(PACK_OF_TEN)
+
+    applied = ledger.tell(*told_at)
+    for one_told in told_at:
+        other_ledger.tell(one_told)
+
+    assert applied.outcomes == {"waiting": 1, "applied": 4, "duplicate_fact": 1}
+    assert ledger.rows("SELECT DISTINCT usage, overage FROM account") == [(0, 0)]
+    assert ledger.dump() == other_ledger.dump()
+    assert unproven(ledger) == []
 
 
 def test_other_content_under_an_id_of_the_person_is_a_dead_letter(ledger: Ledger) -> None:
