@@ -869,10 +869,14 @@ class Book:
 
     def _add_to_stretch(self, at: datetime, units: int) -> None:
         """Overage that happened at `at` counts with that of its stretch, if any asks for that one still."""
-        started_at = max((border for border in self._borders if border <= at), default=at)
+        # Before the first begin of a grant all overage is of one stretch, from the first of it on.
+        first = [start for start, _ in self.overage_since if not self._borders or start < self._borders[0]]
+        started_at = max((border for border in self._borders if border <= at), default=min((at, *first)))
         oldest = min((grant.terms.effective_at for grant in self.active), default=started_at)
         if self.last_end is not None and started_at < min(oldest, self.last_end):
             return
+        if first and started_at < first[0]:
+            self.overage_since[0] = (started_at, self.overage_since[0][1])
         counted = dict(self.overage_since)
         counted[started_at] = counted.get(started_at, 0) + units
         self.overage_since = sorted(counted.items())
