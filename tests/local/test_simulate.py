@@ -97,8 +97,10 @@ def test_every_record_is_one_event_or_one_duplicate_or_one_dead_letter(simulatio
     assert truth.records == len(simulation.records)
     assert truth.records == truth.events + truth.duplicates + sum(truth.dead_letters.values())
     assert truth.duplicates > 0
-    # All reasons but the one for values that only PostgreSQL refuses: there is none that is known.
-    assert set(truth.dead_letters) == set(DeadLetterReason) - {DeadLetterReason.REJECTED_BY_DATABASE}
+    # All reasons but two: values that only PostgreSQL refuses, of which none is known, and circles of merges, where the
+    # race decides which merge is told last and refused.
+    left_out = {DeadLetterReason.REJECTED_BY_DATABASE, DeadLetterReason.CIRCULAR_MERGE}
+    assert set(truth.dead_letters) == set(DeadLetterReason) - left_out
 
 
 def test_the_history_is_what_the_records_tell_without_what_nobody_can_keep(simulation: Simulation) -> None:
