@@ -67,6 +67,7 @@ _LOOK_SECONDS = 0.1
 _PRINT_SECONDS = 3.0
 _STALL_SECONDS_MAX = 90.0
 _STOP_SECONDS_MAX = 40.0
+_REMOVE_SECONDS_MAX = 10
 _LOG_LINES_SHOWN = 15
 _COLUMNS_UNLESS_TERMINAL = 120
 _POSTINGS_SHOWN = 4
@@ -631,7 +632,9 @@ def _clean_up(folder: Path, workers: _Workers, *, keeps_logs: bool) -> None:
             for log in (folder / "cluster").glob("*.log"):
                 shutil.copy(log, folder)
         cluster.delete(folder / "cluster")
-        if not keeps_logs:
+        # What is just ending may write once more while its folder is being removed.
+        deadline = time.monotonic() + _REMOVE_SECONDS_MAX
+        while not keeps_logs and folder.exists() and time.monotonic() < deadline:
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         for number, handler in before.items():
