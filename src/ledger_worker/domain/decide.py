@@ -309,8 +309,10 @@ class _Decision:
             self._refuse(place, DeadLetterReason.CIRCULAR_MERGE, message)
             return None
         sides = self._touched_by(event)
-        now = max((side.last + MICROSECOND for side in sides if side.last is not None), default=told.now)
-        now = max(now, told.now)
+        now = told.now
+        for side in sides:
+            if side.last is not None and side.last >= now:
+                now = side.last + MICROSECOND
         due = self._due(sides, now)
         if len(due) > DUE_MAX:
             return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=told.now)
@@ -389,6 +391,9 @@ class _Decision:
         fact = event.fact
         if isinstance(fact, SourceFact):
             ids.add(self._loaded.claimants.get(source_key(fact), event.customer_id))
+        own = self._side(event.customer_id)
+        if len(ids) == 1 and not own.linked:
+            return [own]
         for customer_id in tuple(ids):
             ids.update(self._side(customer_id).linked)
         return [self._side(customer_id) for customer_id in sorted(ids, key=str.encode)]
