@@ -1,4 +1,4 @@
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -9,6 +9,7 @@ from ledger_worker.apply import Batch, Rejected
 from ledger_worker.config import GroupProtocol, Start
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BrokenInvariantError, ConfigurationError, FencedError
+from ledger_worker.store.database import engine as new_engine
 from tests.worker.running import SECONDS_MAX, Place, Recorder, Running, committed, eventually, planned, running
 
 PROTOCOLS = (GroupProtocol.CONSUMER, GroupProtocol.CLASSIC)
@@ -234,6 +235,36 @@ def test_records_that_were_deleted_before_they_were_applied_stop_the_worker(plac
 
     assert isinstance(failure, ConfigurationError)
     assert "goes on at offset 0, but the topic has offsets from 2 to 3" in str(failure)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_partition_that_was_assigned_at_a_deleted_offset_goes_on_where_its_row_was_set(
+    place: Place, protocol: GroupProtocol
+) -> None:
+    place.make_topics()
+    place.send("a", "b", "c")
+    recorder = Recorder(place.engine)
+    with running(place, recorder):
+        recorder.events(3)
+    place.execute("UPDATE input_partition SET next_offset = 0 WHERE next_offset = 3")
+    for future in place.admin.delete_records([TopicPartition(place.settings.topic_usage, 0, 2)]).values():
+        future.result(SECONDS_MAX)
+
+    owner = new_engine(place.settings.database_url, role=None)
+    with owner.connect() as conn:
+        mended = text("UPDATE input_partition SET next_offset = 2 WHERE topic = :topic")
+        conn.execute(mended, {"topic": place.settings.topic_usage})
+        # Assigned by the row that all see, whose offset is gone; the claim waits for the row that is being mended.
+        with running(place, recorder, group_protocol=protocol) as run:
+            eventually(lambda: run.metric("ledger_consumer_unclaimed_partitions") >= 1)
+            sleep(0.5)
+            conn.commit()
+            applied = recorder.events(1)
+    owner.dispose()
+
+    assert applied == ["c"]
+    assert recorder.is_idle()
+    assert place.position().next_offset == 3
 
 
 def test_a_batch_that_another_owner_fenced_is_dropped_and_applied_once_after_a_new_claim(place: Place) -> None:

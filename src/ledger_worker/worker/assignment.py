@@ -73,6 +73,8 @@ class Assignment:
         self._assigned: dict[Place, Position | None] = {}
         # What the consumer fetches now: claimed, not halted, and not held back.
         self._fetched: set[Place] = set()
+        # What the client has stopped fetching, since it asked for an offset that the broker does not have.
+        self._stopped: set[Place] = set()
         self._claim_at = 0.0
         self._claim_backoff = Backoff()
         self._fence_backoff = Backoff(longest_seconds=10.0)
@@ -197,10 +199,25 @@ class Assignment:
             try:
                 self._consumer.seek(target)
             except KafkaException as error:
-                self._log.debug("seek_waits", topic=place[0], partition=place[1], error=str(error))
+                if place in self._stopped:
+                    self._begin_again(target)
+                else:
+                    self._log.debug("seek_waits", topic=place[0], partition=place[1], error=str(error))
                 continue  # it is still being assigned: the next turn seeks again
             self._consumer.resume([target])
+            self._stopped.discard(place)
             self._fetched.add(place)
+
+    def _begin_again(self, target: TopicPartition) -> None:
+        """A partition that the client has stopped is given to it anew, at an offset: it would refuse every seek."""
+        try:
+            self._consumer.incremental_unassign([target])
+            self._consumer.incremental_assign([target])
+            self._consumer.pause([target])
+        except KafkaException as error:
+            self._log.debug("assignment_waits", topic=target.topic, partition=target.partition, error=str(error))
+        else:
+            self._stopped.discard((target.topic, target.partition))
 
     def hold(self, places: Iterable[Place] | None = None) -> None:
         """These partitions (None: all) are held back until `fetch`; what was fetched and not taken is forgotten."""
@@ -214,9 +231,11 @@ class Assignment:
 
         Raises ConfigurationError when the records that come next do not exist.
         """
+        if place in self._assigned:
+            self._stopped.add(place)
         position = self.fetched(place)
         if position is None:
-            return  # of the time before it was claimed
+            return  # the claim, or the next seek, has yet to tell whether it matters
         try:
             known = watermarks(self._admin, [place])[place]
         except UnavailableError:
@@ -237,8 +256,8 @@ class Assignment:
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         # With an offset, so that the client asks for none of the group; paused, until the claim has told the true one.
         # A fetch may go out before the pause, and its records may come after the seek. So it must not begin behind the
-        # true offset, where they would look like a gap in the topic and what lies between would be lost; nor at an
-        # offset that retention has deleted, after which the client refuses every seek.
+        # true offset, where they would look like a gap in the topic and what lies between would be lost. Nor should it
+        # begin at an offset that retention has deleted, after which the client refuses every seek (`_begin_again`).
         known = self._known_offsets([(each.topic, each.partition) for each in assigned])
         begun = [TopicPartition(each.topic, each.partition, known[each.topic, each.partition]) for each in assigned]
         consumer.incremental_assign(begun)
@@ -285,6 +304,7 @@ class Assignment:
                 with contextlib.suppress(KeyError):
                     gauge.remove(place[0], str(place[1]))
         self._fetched -= places
+        self._stopped -= places
         self._on_gone(places)
 
     def _rebalanced(self, kind: str, places: Iterable[TopicPartition]) -> None:
