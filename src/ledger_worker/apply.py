@@ -611,6 +611,7 @@ def _decide(
     Each round loads the history of one account more of each group that asks, and none twice: it ends with accounts.
     """
     usage_kept = timedelta(days=ledger.usage_kept_days)
+    settlement_window = timedelta(days=ledger.settlement_window_days)
     decided: dict[int, Decided] = {}
     undecided = list(range(len(groups)))
     many_due: dict[str, datetime] = {}
@@ -619,7 +620,12 @@ def _decide(
         for place in undecided:
             try:
                 found = decide(
-                    loaded[place], groups[place].told, catalogue, timeline=ledger.timeline, usage_kept=usage_kept
+                    loaded[place],
+                    groups[place].told,
+                    catalogue,
+                    timeline=ledger.timeline,
+                    usage_kept=usage_kept,
+                    settlement_window=settlement_window,
                 )
             except OverflowError as error:
                 raise _out_of_range("posting", error) from error

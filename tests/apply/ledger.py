@@ -102,6 +102,12 @@ class Ledger:
                 )
             connection.execute(_CATALOGUE_SET_BACK, {"version": catalogue.version})
 
+    def set_settlement_window(self, days: int) -> None:
+        """Usage may lie so many days back."""
+        with self.engine.begin() as connection:
+            catalogue_store.lock_exclusive(connection)
+            catalogue_store.set_settlement_window(connection, days)
+
     def tell(self, *told: tuple[Event, datetime]) -> Applied:
         """The events are one batch, each recorded at its instant."""
         instants = [now for _, now in told]

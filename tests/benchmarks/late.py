@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import median
 
 import msgspec
@@ -301,15 +302,20 @@ def _decide_alone(connection: Connection, event: Event, catalogues: Catalogues, 
         histories=histories,
     )
     world = Loaded(customers={event.customer_id: loaded}, sources={}, claimants={})
-    usage_kept = timedelta(days=state.usage_kept_days)
+    decide_it = partial(
+        decide,
+        timeline=state.timeline,
+        usage_kept=timedelta(days=state.usage_kept_days),
+        settlement_window=timedelta(days=state.settlement_window_days),
+    )
     began_at = time.perf_counter()
-    decided = decide(world, told, catalogue, timeline=state.timeline, usage_kept=usage_kept)
+    decided = decide_it(world, told, catalogue)
     if isinstance(decided, NeedsHistory):
         began_at = time.perf_counter()
         histories[_ENTITLEMENT] = accounts_store.read_histories(connection, [pair])[pair]
         found.loaded.append(_milliseconds_since(began_at))
         began_at = time.perf_counter()
-        decided = decide(world, told, catalogue, timeline=state.timeline, usage_kept=usage_kept)
+        decided = decide_it(world, told, catalogue)
     found.decided.append(_milliseconds_since(began_at))
     if not isinstance(decided, Decided):
         raise TypeError(f"one usage of {event.customer_id} became {type(decided).__name__}, expected Decided")

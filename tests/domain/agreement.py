@@ -12,7 +12,7 @@ from ledger_worker.domain.ledger import EFFECTS, GrantTerms, Kind, Line, Origin,
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id, terms
 from ledger_worker.local.oracle.terms import Given, Suspended, TakenBack, given
-from ledger_worker.local.oracle.units import Outcome, outcomes
+from ledger_worker.local.oracle.units import Outcome, Telling, outcomes
 from tests.domain.driver import Customer, World
 from tests.domain.histories import AFTER_ALL
 
@@ -180,17 +180,17 @@ NOTHING = {EntitlementType.ACCESS.value: _nothing(None), EntitlementType.QUOTA.v
 def assert_as_the_oracle_says(world: World, at: datetime) -> None:
     """Terms, every unit, and access at `at` are what a second opinion computes from the facts alone."""
     events = kept_events(world)
-    counted = {
-        (decided.event.event_source, decided.event.event_id): decided.counted_at
+    recorded = {
+        (decided.event.customer_id, decided.event.event_source, decided.event.event_id): decided.recorded_at
         for decided in world.inbox.values()
-        if decided.counted_at is not None
     }
+    telling = Telling(recorded, world.settlement_window)
     homes = dict(world.claimants)
     expected_given = given(events, world.catalogue, NAMES, homes)
     holder_of = {one.name: one.holder for one in expected_given}
     expected_terms = [_comparable(one, holder_of) for one in expected_given]
     assert sorted(booked_terms(world), key=_by_name) == sorted(expected_terms, key=_by_name)
-    expected = outcomes(events, world.catalogue, NAMES, at, counted, homes)
+    expected = outcomes(events, world.catalogue, NAMES, at, telling, homes)
     for customer_id, customer in world.customers.items():
         for entitlement in world.catalogue.entitlements:
             of = expected.get((customer_id, entitlement))

@@ -48,6 +48,7 @@ from ledger_worker.domain.side import told_of
 from ledger_worker.domain.sources import SourceState
 
 USAGE_KEPT = timedelta(days=400)
+SETTLEMENT_WINDOW = timedelta(days=35)
 
 _Identity = tuple[Kind, datetime, UUID | None, UUID | None, str | None]
 _Value = TypeVar("_Value", bound=msgspec.Struct)
@@ -74,8 +75,9 @@ class Customer:
 class World:
     """Customers, from nothing."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, settlement_window: timedelta = SETTLEMENT_WINDOW) -> None:
         self.catalogue = catalogue
+        self.settlement_window = settlement_window
         self.customers: dict[str, Customer] = {}
         self.claimants: dict[str, str] = {}
         self.sources: dict[str, SourceState] = {}
@@ -153,7 +155,15 @@ class World:
             if isinstance(fact, UsageRecorded) and fact.entitlement == entitlement:
                 if goes_on_as(event.customer_id, merges, decided.counted_at) != customer_id:
                     continue
-                usage.append(UsageFact(usage_key=decided.key, at=decided.counted_at, units=fact.units, tie=tie))
+                usage.append(
+                    UsageFact(
+                        usage_key=decided.key,
+                        at=decided.counted_at,
+                        units=0 if decided.outcome is Outcome.IGNORED_LATE else fact.units,
+                        tie=tie,
+                        burns=decided.outcome is not Outcome.OVERAGE_LATE,
+                    )
+                )
             elif isinstance(fact, UsageReversed) and fact.entitlement == entitlement:
                 key = event_key(fact.usage_event_source or event.event_source, fact.usage_event_id)
                 reversals.append(
@@ -182,7 +192,14 @@ class World:
         histories: dict[tuple[str, str], History] = {}
         while True:
             loaded = self._loaded(histories, self._group(told))
-            found = decide(loaded, told, self.catalogue, timeline=1, usage_kept=USAGE_KEPT)
+            found = decide(
+                loaded,
+                told,
+                self.catalogue,
+                timeline=1,
+                usage_kept=USAGE_KEPT,
+                settlement_window=self.settlement_window,
+            )
             if not isinstance(found, NeedsHistory):
                 return found
             self._add_history(histories, found)
@@ -251,8 +268,13 @@ class World:
 class Life(World):
     """One customer, from nothing."""
 
-    def __init__(self, catalogue: Catalogue, customer_id: str = "ada") -> None:
-        super().__init__(catalogue)
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        customer_id: str = "ada",
+        settlement_window: timedelta = SETTLEMENT_WINDOW,
+    ) -> None:
+        super().__init__(catalogue, settlement_window)
         self.customer_id = customer_id
         self.customer(customer_id)
 

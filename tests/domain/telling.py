@@ -13,6 +13,7 @@ from ledger_worker.domain.catalogue import (
     DebtPolicy,
     Entitlement,
     EntitlementType,
+    LateUsage,
     LimitPolicy,
     Offer,
     OnCancel,
@@ -80,6 +81,7 @@ def quota(
     limit: LimitPolicy = LimitPolicy.HARD,
     debt: DebtPolicy = DebtPolicy.FORGIVE,
     overage: OveragePolicy = OveragePolicy.SEPARATE,
+    late_usage: LateUsage = LateUsage.COUNT_NOW,
     thresholds: tuple[int, ...] = (80, 100),
 ) -> Entitlement:
     return Entitlement(
@@ -90,6 +92,7 @@ def quota(
         limit=limit,
         debt=debt,
         overage=overage,
+        late_usage=late_usage,
         thresholds=thresholds,
         version=1,
     )

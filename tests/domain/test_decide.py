@@ -12,7 +12,7 @@ from ledger_worker.domain.decide import DUE_MAX, Decided, Loaded, LoadedCustomer
 from ledger_worker.domain.events import UNITS_MAX, Event, Fact, TransitionsDue, content_hash, event_key, fact_bytes
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from tests.domain.agreement import assert_all
-from tests.domain.driver import USAGE_KEPT, Life, World
+from tests.domain.driver import SETTLEMENT_WINDOW, USAGE_KEPT, Life, World
 from tests.domain.telling import (
     MICROSECOND,
     MINUTE,
@@ -350,7 +350,12 @@ def test_more_than_a_hundred_due_are_booked_apart(packs: int, count: int | None)
     life, offered = many_due(packs)
 
     found = decide(
-        loaded(life), [as_told(told("u", day(3), used(1)), day(3))], offered, timeline=1, usage_kept=USAGE_KEPT
+        loaded(life),
+        [as_told(told("u", day(3), used(1)), day(3))],
+        offered,
+        timeline=1,
+        usage_kept=USAGE_KEPT,
+        settlement_window=SETTLEMENT_WINDOW,
     )
 
     assert found == TooManyDue(customer_id="ada", count=count, now=day(3)) if count else isinstance(found, Decided)

@@ -1,12 +1,13 @@
 """All stories: one for each fact, and for each way in which facts meet. Each theme has a file."""
 
-from tests.stories import by_hand, changes, merges, offers, orders, subscriptions, transfers, usage
+from tests.stories import by_hand, changes, late_usage, merges, offers, orders, subscriptions, transfers, usage
 
 STORIES = (
     *orders.STORIES,
     *subscriptions.STORIES,
     *changes.STORIES,
     *usage.STORIES,
+    *late_usage.STORIES,
     *by_hand.STORIES,
     *transfers.STORIES,
     *merges.STORIES,

@@ -10,6 +10,7 @@ from ledger_worker.domain.catalogue import (
     DebtPolicy,
     Entitlement,
     EntitlementType,
+    LateUsage,
     LimitPolicy,
     Offer,
     OnCancel,
@@ -65,6 +66,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
     limit = "soft"
     debt = "block"
     overage = "carry"
+    late_usage = "ignore_and_tell"
     thresholds = [50, 90]
 
     [[offer]]
@@ -102,6 +104,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
             limit=LimitPolicy.SOFT,
             debt=DebtPolicy.BLOCK,
             overage=OveragePolicy.CARRY,
+            late_usage=LateUsage.IGNORE_AND_TELL,
             thresholds=(50, 90),
         ),
     )

@@ -22,6 +22,7 @@ __all__ = [
     "DebtPolicy",
     "Entitlement",
     "EntitlementType",
+    "LateUsage",
     "LimitPolicy",
     "Offer",
     "OnCancel",
@@ -66,6 +67,18 @@ class OveragePolicy(StrEnum):
 
     SEPARATE = "separate"
     CARRY = "carry"
+
+
+class LateUsage(StrEnum):
+    """What becomes of usage from beyond the settlement window.
+
+    Counted when it is recorded, as if used then; booked when it occurred, all of it as overage; or kept with an outcome
+    that says so, and not counted.
+    """
+
+    COUNT_NOW = "count_now"
+    OVERAGE = "overage"
+    IGNORE_AND_TELL = "ignore_and_tell"
 
 
 class RefundPolicy(StrEnum):
@@ -137,6 +150,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     limit: LimitPolicy = LimitPolicy.HARD
     debt: DebtPolicy = DebtPolicy.FORGIVE
     overage: OveragePolicy = OveragePolicy.SEPARATE
+    late_usage: LateUsage = LateUsage.COUNT_NOW
     thresholds: tuple[int, ...] = (80, 100)
     version: int = 0
 

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LateUsage
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.events import (
     UNITS_MAX,
@@ -72,9 +72,11 @@ __all__ = [
     "Told",
     "TooManyDue",
     "book_due",
+    "counts_at",
     "decide",
     "refusal",
     "reversal_of",
+    "usage_of",
 ]
 
 AHEAD_MAX = timedelta(minutes=5)
@@ -167,12 +169,14 @@ def decide(
     *,
     timeline: int,
     usage_kept: timedelta,
+    settlement_window: timedelta,
 ) -> Decided | NeedsHistory | TooManyDue:
     """What becomes of `told`, in order, for the customers in `loaded`.
 
-    `usage_kept` is how long the inbox keeps usage keys: older usage that it does not hold cannot be proven new.
+    `usage_kept` is how long the inbox keeps usage keys: older usage that it does not hold cannot be proven new. Usage
+    that lies further back than `settlement_window` when it is recorded goes by its entitlement's policy `late_usage`.
     """
-    decision = _Decision(loaded, catalogue, timeline, usage_kept)
+    decision = _Decision(loaded, catalogue, timeline, usage_kept, settlement_window)
     try:
         for place, one in enumerate(told):
             due = decision.take(place, one)
@@ -187,7 +191,7 @@ def book_due(
     loaded: Loaded, customer_id: str, now: datetime, catalogue: Catalogue, *, timeline: int, at_most: int = DUE_MAX
 ) -> Decided | NeedsHistory:
     """What is due for the customer at `now` is booked, at most `at_most` transitions, the earliest first."""
-    decision = _Decision(loaded, catalogue, timeline, timedelta())
+    decision = _Decision(loaded, catalogue, timeline, timedelta(), timedelta())
     try:
         decision.book_due(customer_id, now, at_most)
     except HistoryNeeded as needed:
@@ -225,6 +229,24 @@ def refusal(
             f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
         )
     return None
+
+
+def usage_of(
+    usage_key: UUID, outcome: str, counted_at: datetime, units: int, event_source: str, event_id: str
+) -> UsageFact:
+    """The usage that settlement sees of a recorded event, by what was decided of it: of ignored usage no units."""
+    return UsageFact(
+        usage_key=usage_key,
+        at=counted_at,
+        units=0 if outcome == Outcome.IGNORED_LATE else units,
+        tie=usage_tie(event_source, event_id),
+        burns=outcome != Outcome.OVERAGE_LATE,
+    )
+
+
+def counts_at(occurred_at: datetime, recorded_at: datetime, outcome: str) -> datetime:
+    """The instant at which usage, a reversal or a merge of that outcome counts: never later than it was recorded."""
+    return recorded_at if outcome == Outcome.COUNTED_LATE else min(occurred_at, recorded_at)
 
 
 def reversal_of(fact: Fact, event_source: str, event_id: str, counted_at: datetime) -> Reversal | None:
@@ -271,11 +293,19 @@ class _Effect:
 class _Decision:
     """The customers while their events are being decided."""
 
-    def __init__(self, loaded: Loaded, catalogue: Catalogue, timeline: int, usage_kept: timedelta) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        catalogue: Catalogue,
+        timeline: int,
+        usage_kept: timedelta,
+        settlement_window: timedelta,
+    ) -> None:
         self._loaded = loaded
         self._catalogue = catalogue
         self._timeline = timeline
         self._usage_kept = usage_kept
+        self._settlement_window = settlement_window
         self._merges: dict[str, Merge] = {
             customer_id: one.head.merge for customer_id, one in loaded.customers.items() if one.head.merge is not None
         }
@@ -316,8 +346,9 @@ class _Decision:
         due = self._due(sides, now)
         if len(due) > DUE_MAX:
             return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=told.now)
-        if due:
+        while due:
             now = max(now, self._pass_all(sides, due, now) + MICROSECOND)
+            due = self._due(sides, now)
         self._seen[event.customer_id, told.key] = told.content_hash
         self._side(event.customer_id).last = now
         fact = event.fact
@@ -467,21 +498,18 @@ class _Decision:
 
     def _use(self, place: int, told: Told, fact: UsageRecorded, now: datetime) -> None:
         entitlement = fact.entitlement
-        counted_at = min(told.event.occurred_at, now)
-        side = self._side(goes_on_as(told.event.customer_id, self._merges, counted_at))
+        event = told.event
+        outcome = self._outcome_of_usage(event, entitlement, now)
+        counted_at = counts_at(event.occurred_at, now, outcome)
+        side = self._side(goes_on_as(event.customer_id, self._merges, counted_at))
         book = side.open(entitlement)
         self._hand_over_waiting(side, entitlement, told.key)
-        usage = UsageFact(
-            usage_key=told.key,
-            at=counted_at,
-            units=fact.units,
-            tie=usage_tie(told.event.event_source, told.event.event_id),
-        )
+        usage = usage_of(told.key, outcome, counted_at, fact.units, event.event_source, event.event_id)
         is_quiet = not side.linked and side.is_quiet(book, usage)
         before = {} if is_quiet else {entitlement: side.shown(entitlement)}
         entries = entries_of(book, book.use(usage, now), {})
         side.is_changed(entitlement, keeps_quiet=is_quiet)
-        self._keep(place, told, now, Outcome.APPLIED, counted_at)
+        self._keep(place, told, now, outcome, counted_at)
         if not side.linked:
             side.post(told, now, entries, before)
             return
@@ -491,6 +519,12 @@ class _Decision:
         effect.add(side, entries)
         self._couple(effect)
         self._post(told, effect)
+
+    def _outcome_of_usage(self, event: Event, entitlement: str, now: datetime) -> Outcome:
+        """What becomes of usage that is recorded at `now`: beyond the settlement window as its policy says."""
+        if now - event.occurred_at <= self._settlement_window:
+            return Outcome.APPLIED
+        return _LATE[self._catalogue.entitlements[entitlement].late_usage]
 
     def _reverse(self, place: int, told: Told, fact: UsageReversed, now: datetime) -> None:
         event = told.event
@@ -767,6 +801,13 @@ class _Decision:
                 counted_at=counted_at,
             )
         )
+
+
+_LATE = {
+    LateUsage.COUNT_NOW: Outcome.COUNTED_LATE,
+    LateUsage.OVERAGE: Outcome.OVERAGE_LATE,
+    LateUsage.IGNORE_AND_TELL: Outcome.IGNORED_LATE,
+}
 
 
 def _units_given(fact: Fact, catalogue: Catalogue) -> int:

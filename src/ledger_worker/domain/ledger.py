@@ -202,12 +202,16 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class UsageFact(msgspec.Struct, frozen=True, kw_only=True):
-    """Usage as settlement sees it: `units` at `at` under its inbox key; `tie` orders facts of one instant."""
+    """Usage as settlement sees it: `units` at `at` under its inbox key; `tie` orders facts of one instant.
+
+    Where it does not burn (`burns`), all of it is overage. Usage that counts nothing has no units.
+    """
 
     usage_key: UUID
     at: datetime
     units: int
     tie: str
+    burns: bool = True
 
 
 class Reversal(msgspec.Struct, frozen=True, kw_only=True):

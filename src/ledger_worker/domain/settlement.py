@@ -295,7 +295,7 @@ class Book:
         """Usage is booked: by one step when it is the last happening so far, else by settling again.
 
         Also by one step when it is late and could stand at the end as well, so that services whose reports of the same
-        minutes overtake each other cost no run.
+        minutes overtake each other cost no run. Usage without units that lies further back moves nothing.
         """
         place = (usage.at, _USE + usage.tie)
         if self.leaves_at is not None:
@@ -308,6 +308,9 @@ class Book:
             self.new_usage.append(usage)
             return self._settle_again(all_of(until))
         if not self.follows(usage):
+            if not usage.units:
+                self.new_usage.append(usage)
+                return []
             if self._could_be_last(usage):
                 self.new_usage.append(usage)
                 self.active[0].burns = None  # no longer in order; whoever needs them settles again
@@ -459,7 +462,7 @@ class Book:
             if terms.effective_at > usage.at or terms.suspensions or any(cut.at > usage.at for cut in terms.cuts):
                 return False
         first = self.active[0]
-        return first.terms.amount is None or first.available >= usage.units
+        return usage.burns and (first.terms.amount is None or first.available >= usage.units)
 
     def _restore(self, account: Account, grants: Iterable[Grant]) -> None:
         self.usage = account.usage
@@ -882,7 +885,10 @@ class Book:
         self.overage_since = sorted(counted.items())
 
     def _burn(self, usage: UsageFact) -> list[Line]:
-        """Usage burns the grants that are active and not suspended in their order; what none covers is overage."""
+        """Usage burns the grants that are active and not suspended in their order; what none covers is overage.
+
+        So is all of what does not burn.
+        """
         lines: list[Line] = []
         left = usage.units
         returning = self._reversed.get(usage.usage_key)
@@ -890,7 +896,7 @@ class Book:
             left = self._left_of(usage, returning)
         if not left:
             return lines
-        for grant in self.active:
+        for grant in self.active if usage.burns else ():
             units = left if grant.terms.amount is None else min(left, grant.available)
             if units and not is_suspended(grant.terms, usage.at):
                 lines.append(self._move(Kind.BURN, usage.at, grant, units, usage.usage_key))
@@ -927,7 +933,7 @@ class Book:
         # From the first unit to the last: which grant would cover how many.
         covering: list[tuple[BookedGrant, int]] = []
         to_cover = usage.units
-        for grant in self.active:
+        for grant in self.active if usage.burns else ():
             units = to_cover if grant.terms.amount is None else min(to_cover, grant.available)
             if units and not is_suspended(grant.terms, usage.at):
                 covering.append((grant, units))

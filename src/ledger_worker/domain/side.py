@@ -163,7 +163,7 @@ class Side:
     def is_quiet(self, book: Book, usage: UsageFact) -> bool:
         """Whether the usage is known to leave nothing to tell; the room for that is kept between steps."""
         entitlement = book.entitlement.key
-        if not book.follows(usage):
+        if not usage.burns or not book.follows(usage):
             self._quiet.pop(entitlement, None)
             return False
         if entitlement not in self._quiet:

@@ -6,8 +6,8 @@ source moved between them or one went on as the other, so the oracle is asked fo
 time: a millisecond or two for each.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -23,8 +23,8 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id
-from ledger_worker.local.oracle.units import Outcome, outcomes
-from ledger_worker.reports.arrivals import counted_elsewhere
+from ledger_worker.local.oracle.units import Outcome, Telling, outcomes
+from ledger_worker.reports.arrivals import usage_recorded
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers, pictures
 
@@ -67,10 +67,10 @@ def compare(connection: Connection, history: Sequence[Event], at: datetime | Non
     at = at or customers.clock(connection)
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogue_store.read(connection, ledger.catalogue_version)
-    counted = counted_elsewhere(connection)
+    telling = Telling(usage_recorded(connection), timedelta(days=ledger.settlement_window_days))
     ids = sorted({customer_id for event in history for customer_id in customers_of(event)}, key=str.encode)
     booked = _booked(connection, ids, catalogue, at)
-    expected = _expected(linked(history), catalogue, at, counted)
+    expected = _expected(linked(history), catalogue, at, telling)
     pairs = sorted(booked.keys() | expected.keys())
     differing = []
     for customer_id, entitlement in pairs:
@@ -201,11 +201,11 @@ def _expected(
     groups: Sequence[tuple[Event, ...]],
     catalogue: Catalogue,
     at: datetime,
-    counted: Mapping[tuple[str, str], datetime],
+    telling: Telling,
 ) -> dict[Pair, _Figures]:
     found = {}
     for group in groups:
-        answer = outcomes(group, catalogue, _NamesOfGrants(), at, counted)
+        answer = outcomes(group, catalogue, _NamesOfGrants(), at, telling)
         found.update({pair: _figures_of_outcome(outcome) for pair, outcome in answer.items()})
     return found
 

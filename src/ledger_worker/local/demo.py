@@ -50,7 +50,7 @@ from ledger_worker.operations.verify import verify
 from ledger_worker.reports.arrivals import Arrivals, arrivals, consumed, records_read
 from ledger_worker.reports.customer import Explanation, explain
 from ledger_worker.store import customers, database, outbox
-from ledger_worker.store.catalogue import read_ledger
+from ledger_worker.store.catalogue import lock_exclusive, read_ledger, set_settlement_window
 from ledger_worker.wire.catalogue_file import definitions_of_toml
 from ledger_worker.wire.decode import decode_change, decode_customer_state
 from ledger_worker.wire.schemas import FAMILY_OF, TopicFamily
@@ -60,6 +60,8 @@ __all__ = ["CUSTOMERS", "run"]
 CUSTOMERS = 3000
 """How many customers the demo has unless told otherwise: about 47,000 records."""
 
+_SETTLEMENT_WINDOW_DAYS = 120
+"""Wider than the history that is told within minutes."""
 _LEAD_RECORDS_MAX = 4000
 _WORKERS = 2
 _KILLED_AT_SHARE = 0.4
@@ -156,7 +158,9 @@ class _Demo:
             database.migrate(servers.database_url)
             engine = database.engine(servers.database_url, role=None)
             try:
-                with engine.connect() as connection:
+                with engine.begin() as connection:
+                    lock_exclusive(connection)
+                    set_settlement_window(connection, _SETTLEMENT_WINDOW_DAYS)
                     lanes = read_ledger(connection).lanes
                 create(admin_client(settings.broker), plan(settings, lanes))
                 compared = publish(engine, definitions_of_toml(CATALOGUE_FILE.read_text(encoding="utf-8")))

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-__all__ = ["Arrivals", "arrivals", "consumed", "counted_elsewhere", "records_read"]
+__all__ = ["Arrivals", "arrivals", "consumed", "records_read", "usage_recorded"]
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,10 +31,10 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
 _RECORDS = text("SELECT coalesce(sum(records), 0), coalesce(sum(duplicates), 0) FROM input_partition")
 _OUTCOMES = text("SELECT outcome, count(*) FROM event WHERE topic IS NOT NULL GROUP BY outcome ORDER BY outcome")
 _TYPES = text("SELECT type, count(*) FROM event WHERE topic IS NOT NULL GROUP BY type ORDER BY type")
-_COUNTED_ELSEWHERE = text("""
-SELECT event_source, event_id, counted_at
+_RECORDED = text("""
+SELECT customer_id, event_source, event_id, recorded_at
 FROM event
-WHERE counted_at <> occurred_at
+WHERE type = 'UsageRecorded'
 """)
 _DEAD_LETTERS = text("SELECT reason, count(*) FROM dead_letter GROUP BY reason ORDER BY reason")
 
@@ -55,10 +55,10 @@ def consumed(connection: Connection) -> Mapping[str, int]:
     return _counts(connection, _TYPES)
 
 
-def counted_elsewhere(connection: Connection) -> Mapping[tuple[str, str], datetime]:
-    """When usage counts that does not count when it occurred, by event source and id. Reads the whole inbox."""
-    found = connection.execute(_COUNTED_ELSEWHERE)
-    return {(event_source, event_id): counted_at for event_source, event_id, counted_at in found}
+def usage_recorded(connection: Connection) -> Mapping[tuple[str, str, str], datetime]:
+    """When each usage was recorded, by customer, event source and event id. Reads the whole inbox."""
+    found = connection.execute(_RECORDED)
+    return {(customer_id, source, event_id): recorded_at for customer_id, source, event_id, recorded_at in found}
 
 
 def records_read(connection: Connection) -> int:

@@ -27,6 +27,7 @@ from ledger_worker.reports.words import (
     name_of,
     origin_words,
     upcoming_words,
+    usage_words,
     verdict_of,
     would_allow,
 )
@@ -466,7 +467,12 @@ WHERE customer_id = :customer_id
   AND entitlement = ANY(:entitlements)
 ORDER BY posting, line
 """)
-_USED = text("SELECT event_key, event_id FROM event WHERE customer_id = :customer_id AND event_key = ANY(:keys)")
+_USED = text("""
+SELECT event_key, event_id, outcome
+FROM event
+WHERE customer_id = :customer_id
+  AND event_key = ANY(:keys)
+""")
 
 
 def _postings(
@@ -484,7 +490,7 @@ def _postings(
     ).all()
     keys = sorted({row[6] for row in rows if row[6] is not None})
     used = connection.execute(_USED, {"customer_id": customer_id, "keys": keys}).all()
-    event_ids = {row[0]: row[1] for row in used}
+    usages = {row[0]: usage_words(row[1], row[2]) for row in used}
     entries: dict[int, list[ExplainedEntry]] = {row[0]: [] for row in postings}
     for number, entitlement, kind, units, at, grant_id, usage_key, cut_id, sets_terms in rows:
         words = entry_words(
@@ -492,7 +498,7 @@ def _postings(
             catalogue.entitlements[entitlement],
             sets_terms=sets_terms,
             names=names,
-            usages=event_ids,
+            usages=usages,
         )
         entries[number].append(
             ExplainedEntry(entitlement=entitlement, kind=kind, units=units, at=at, grant_id=grant_id, words=words)

@@ -12,6 +12,7 @@ from ledger_worker.domain.access import AccessReason
 from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase
+from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.settlement import is_open, is_suspended
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "name_of",
     "origin_words",
     "upcoming_words",
+    "usage_words",
     "verdict_of",
     "would_allow",
 ]
@@ -195,7 +197,7 @@ def entry_words(
 ) -> str:
     """A line as a sentence; what a correction takes back is said as such.
 
-    `names` are those of grants by id, `usages` the event ids of usage by its key.
+    `names` are those of grants by id, `usages` what usage is called by its key (`usage_words`).
     """
     grant = _grant_name(line.grant_id, names)
     if line.kind is Kind.GRANTED and not line.units:
@@ -218,6 +220,17 @@ def entry_words(
         Kind.RECEIVE: f"{amount} received at {at} by {grant}",
     }[line.kind]
     return words if line.units > 0 else f"corrected, no longer so: {words}"
+
+
+def usage_words(event_id: str, outcome: str) -> str:
+    """What a usage is called: its event id, and why it counts otherwise where it was told too late."""
+    match outcome:
+        case Outcome.COUNTED_LATE:
+            return f"{event_id}, told late and counted then"
+        case Outcome.OVERAGE_LATE:
+            return f"{event_id}, told too late to be covered"
+        case _:
+            return event_id
 
 
 _SKUS_NAMED_MAX = 5

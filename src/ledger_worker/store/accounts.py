@@ -8,11 +8,11 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, Row, text
 
-from ledger_worker.domain.decide import BookedAccount, reversal_of
+from ledger_worker.domain.decide import BookedAccount, reversal_of, usage_of
 from ledger_worker.domain.events import fact_of
 from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, Reversal, UsageFact
 from ledger_worker.domain.owners import Merges, goes_on_as, same_persons
-from ledger_worker.domain.settlement import History, usage_tie
+from ledger_worker.domain.settlement import History
 from ledger_worker.domain.sources import NO_MERGES
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
@@ -71,7 +71,7 @@ JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement 
 
 _READ_USAGE = text("""
 SELECT event.customer_id, event.entitlement, event.event_key, event.counted_at, event.units, event.event_source,
-       event.event_id
+       event.event_id, event.outcome
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
 WHERE event.type = 'UsageRecorded'
@@ -250,12 +250,12 @@ def read_histories(connection: Connection, pairs: Sequence[Pair], merges: Merges
     same = same_persons(merges)
     tellers = sorted({(each, name) for customer_id, name in pairs for each in same.get(customer_id, (customer_id,))})
     told = _asked(tellers)
-    for teller, entitlement, key, counted_at, units, event_source, event_id in connection.execute(
+    for teller, entitlement, key, counted_at, units, event_source, event_id, outcome in connection.execute(
         _READ_USAGE, told
     ).all():
         user = goes_on_as(teller, merges, counted_at)
         if (user, entitlement) in usage:
-            fact = UsageFact(usage_key=key, at=counted_at, units=units, tie=usage_tie(event_source, event_id))
+            fact = usage_of(key, outcome, counted_at, units, event_source, event_id)
             usage[user, entitlement].append(fact)
     for teller, entitlement, counted_at, payload, event_source, event_id in connection.execute(
         _READ_REVERSALS, told

@@ -7,14 +7,23 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.domain.catalogue import Catalogue, Entitlement, Offer
 
-__all__ = ["LedgerState", "lock_exclusive", "lock_shared", "publish", "read", "read_ledger", "unoffered"]
+__all__ = [
+    "LedgerState",
+    "lock_exclusive",
+    "lock_shared",
+    "publish",
+    "read",
+    "read_ledger",
+    "set_settlement_window",
+    "unoffered",
+]
 
 _LOCK = 0x1EDCA7
 """The advisory lock of the catalogue: shared by decisions, exclusive for publishing."""
 
 _LOCK_SHARED = text("SELECT pg_advisory_xact_lock_shared(:key)")
 _LOCK_EXCLUSIVE = text("SELECT pg_advisory_xact_lock(:key)")
-_LEDGER = text("SELECT timeline, catalogue_version, lanes, usage_kept_days FROM ledger")
+_LEDGER = text("SELECT timeline, catalogue_version, lanes, usage_kept_days, settlement_window_days FROM ledger")
 _ENTITLEMENTS = text(
     "SELECT definition, version FROM entitlement WHERE catalogue_version <= :version ORDER BY key, version"
 )
@@ -30,6 +39,7 @@ _INSERT_OFFER = text("""
 INSERT INTO offer (sku, version, definition, published_at, catalogue_version)
 SELECT :sku, :version, CAST(:definition AS jsonb), clock_timestamp(), :catalogue_version
 """)
+_SET_SETTLEMENT_WINDOW = text("UPDATE ledger SET settlement_window_days = :days")
 _SET_VERSION = text("UPDATE ledger SET catalogue_version = :version")
 _UNOFFERED = text("""
 SELECT count(*)
@@ -45,6 +55,7 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     catalogue_version: int
     lanes: int
     usage_kept_days: int
+    settlement_window_days: int
 
 
 def lock_shared(connection: Connection) -> None:
@@ -58,10 +69,14 @@ def lock_exclusive(connection: Connection) -> None:
 
 
 def read_ledger(connection: Connection) -> LedgerState:
-    """The timeline of sequences, the version of the catalogue, and how many lanes there are."""
-    timeline, catalogue_version, lanes, usage_kept_days = connection.execute(_LEDGER).one()
+    """The timeline of sequences, the version of the catalogue, how many lanes there are, and how late usage may be."""
+    timeline, catalogue_version, lanes, usage_kept_days, settlement_window_days = connection.execute(_LEDGER).one()
     return LedgerState(
-        timeline=timeline, catalogue_version=catalogue_version, lanes=lanes, usage_kept_days=usage_kept_days
+        timeline=timeline,
+        catalogue_version=catalogue_version,
+        lanes=lanes,
+        usage_kept_days=usage_kept_days,
+        settlement_window_days=settlement_window_days,
     )
 
 
@@ -112,6 +127,14 @@ def publish(
         )
     connection.execute(_SET_VERSION, {"version": version})
     return version
+
+
+def set_settlement_window(connection: Connection, days: int) -> None:
+    """Usage that is recorded from now on may lie so many days back; what was decided before stays as it was.
+
+    The caller holds the exclusive lock and is the owner of the schema.
+    """
+    connection.execute(_SET_SETTLEMENT_WINDOW, {"days": days})
 
 
 def unoffered(connection: Connection) -> int:

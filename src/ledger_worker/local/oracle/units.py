@@ -7,7 +7,7 @@ the paragraph of `docs/reference/rules.md` that the code beside them follows.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from ledger_worker.domain.catalogue import (
     DebtPolicy,
     Entitlement,
     EntitlementType,
+    LateUsage,
     LimitPolicy,
     OveragePolicy,
     ReturnAfterEnd,
@@ -41,6 +42,16 @@ TRANSFERS = (PurchaseTransferred, SubscriptionTransferred)
 
 UsageKey = tuple[str, str]
 """Event source and event id."""
+
+
+class Telling(NamedTuple):
+    """When usage was recorded, by (customer, event source, event id), and how far back it may lie then.
+
+    What is not named was recorded when it occurred.
+    """
+
+    recorded: Mapping[tuple[str, str, str], datetime]
+    window: timedelta
 
 
 class Reversal(NamedTuple):
@@ -180,13 +191,13 @@ def outcomes(
     catalogue: Catalogue,
     name: NameOfGrant,
     at: datetime,
-    counted: Mapping[UsageKey, datetime] | None = None,
+    telling: Telling | None = None,
     homes: Mapping[str, str] | None = None,
 ) -> dict[tuple[str, str], Outcome]:
     """What the facts come to at `at`, for every customer they name and every entitlement of the catalogue.
 
-    `counted` says at which instant a usage counts where that is not its `occurred_at` (dated ahead of its arrival),
-    `homes` whose facts about a source came first.
+    `telling` says when usage was told (None: all of it when it occurred), `homes` whose facts about a source came
+    first.
     """
     once = list({(one.customer_id, one.event_source, one.event_id): one for one in reversed(events)}.values())[::-1]
     terms = terms_of(once, catalogue, name, homes)
@@ -196,7 +207,7 @@ def outcomes(
     found = {}
     for key, entitlement in catalogue.entitlements.items():
         walk = Walk(entitlement, terms, name, at)
-        walk.tell(once, counted or {})
+        walk.tell(once, telling)
         walk.run()
         found.update({(customer, key): walk.outcome(customer) for customer in customers})
     return found
@@ -242,15 +253,28 @@ class Walk:
         self.numbered += 1
         heappush(self.happenings, (when, phase, tie, self.numbered, happen))
 
-    def tell(self, events: Sequence[Event], counted: Mapping[UsageKey, datetime]) -> None:
-        """Usage happens where it counts, with everything that was told to reverse it; merges where they occurred."""
+    def tell(self, events: Sequence[Event], telling: Telling | None) -> None:
+        """Usage happens where it counts, with everything that was told to reverse it; merges where they occurred.
+
+        Late usage: beyond the window it happens when it was recorded, or burns nothing, or does not happen.
+        """
         told = [one for one in events if isinstance(one.fact, UsageRecorded) and self.is_about(one.fact.entitlement)]
         reversals = self.reversals(events, told)
         for event in told:
             usage = (event.event_source, event.event_id)
-            when = counted.get(usage, event.occurred_at)
+            when, burns = event.occurred_at, True
+            if telling:
+                recorded = telling.recorded.get((event.customer_id, *usage), when)
+                when = min(when, recorded)
+                if recorded > when + telling.window:
+                    burns = self.entitlement.late_usage is not LateUsage.OVERAGE
+                    if self.entitlement.late_usage is LateUsage.IGNORE_AND_TELL:
+                        continue
+                    if self.entitlement.late_usage is LateUsage.COUNT_NOW:
+                        when = recorded
             tie = (*usage, event.customer_id)
-            self.at(when, USAGE, tie, partial(self.use, event, when, reversals.get((event.customer_id, usage), [])))
+            taken_back = reversals.get((event.customer_id, usage), [])
+            self.at(when, USAGE, tie, partial(self.use, event, when, taken_back, burns=burns))
         for old, merge in self.terms.aliases.merges:
             self.at(merge.at, ENDS, (0, merge.why), partial(self.merge, old, merge.at))
 
@@ -371,14 +395,14 @@ class Walk:
             ),
         )
 
-    def use(self, event: Event, at: datetime, reversals: Sequence[Reversal]) -> None:
+    def use(self, event: Event, at: datetime, reversals: Sequence[Reversal], *, burns: bool) -> None:
         """The usage burns whole, then what was reversed goes back: overage first, then what was covered last.
 
-        From a merge on it is the new customer's.
+        Where it does not burn, all of it is overage. From a merge on it is the new customer's.
         """
         units = event.fact.units if isinstance(event.fact, UsageRecorded) else 0
         usage, customer = (event.event_source, event.event_id), self.terms.aliases.of(event.customer_id, at)
-        order = self.burning_order(customer, at)
+        order = self.burning_order(customer, at) if burns else []
         burnt = [UsedUnit(usage=usage, customer=customer, at=at) for _ in range(units)]
         for one in burnt:
             any(self.cover(grant, one) for grant in order)

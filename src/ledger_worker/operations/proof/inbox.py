@@ -5,7 +5,7 @@ from typing import assert_never
 
 import msgspec
 
-from ledger_worker.domain.decide import reversal_of
+from ledger_worker.domain.decide import counts_at, reversal_of, usage_of
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
@@ -21,10 +21,8 @@ from ledger_worker.domain.events import (
     fact_of,
     source_key,
 )
-from ledger_worker.domain.ledger import UsageFact
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge
-from ledger_worker.domain.settlement import usage_tie
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.rows import EventRow, Member, event_name
 
@@ -68,6 +66,7 @@ def check_events(member: Member, findings: Findings) -> None:
 
 
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
+_OF_LATE_USAGE = frozenset({Outcome.COUNTED_LATE, Outcome.OVERAGE_LATE, Outcome.IGNORED_LATE})
 
 
 def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
@@ -86,6 +85,9 @@ def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
         _is_wrong(findings, row, f"{differing(names, stored, expected)} by its payload")
     if row.outcome not in _OUTCOMES:
         _is_wrong(findings, row, f"outcome is {row.outcome}, expected one of the closed list")
+    is_late_usage = isinstance(event.fact, UsageRecorded) and row.occurred_at < row.recorded_at
+    if row.outcome in _OF_LATE_USAGE and not is_late_usage:
+        _is_wrong(findings, row, f"outcome is {row.outcome}, expected it of usage alone, told after it occurred")
 
 
 def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | None, int | None, datetime | None]:
@@ -104,15 +106,14 @@ def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | Non
 
 
 def _counted_at(row: EventRow) -> datetime:
-    """When usage or a merge counts: never later than it was recorded."""
-    return min(row.occurred_at, row.recorded_at)
+    """When usage, a reversal or a merge counts, by what was decided of it."""
+    return counts_at(row.occurred_at, row.recorded_at, row.outcome)
 
 
 def _count(member: Member, row: EventRow, fact: UsageRecorded | UsageReversed) -> None:
     at = _counted_at(row) if row.counted_at is None else row.counted_at
     if isinstance(fact, UsageRecorded):
-        tie = usage_tie(row.event_source, row.event_id)
-        usage = UsageFact(usage_key=row.event_key, at=at, units=fact.units, tie=tie)
+        usage = usage_of(row.event_key, row.outcome, at, fact.units, row.event_source, row.event_id)
         member.usage[fact.entitlement].append(usage)
         return
     reversal = reversal_of(fact, row.event_source, row.event_id, at)
