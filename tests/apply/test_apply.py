@@ -8,10 +8,10 @@ import msgspec
 import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from ledger_worker.apply import Batch, Rejected, apply_batch, by_database_clock, rehearse_batch
-from ledger_worker.domain.catalogue import Offer
+from ledger_worker.domain.catalogue import LateUsage, Offer
 from ledger_worker.domain.events import Event, SourceFact, source_key
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BrokenInvariantError, FencedError
@@ -42,6 +42,7 @@ from tests.domain.telling import (
     usage_reversed,
     used,
 )
+from tests.domain.test_settlement_window import with_policies
 from tests.stories.test_stories import assert_same
 
 HISTORIES = 20
@@ -102,6 +103,29 @@ def test_a_world_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_rule
     assert {row[0]: (tuple(row[5]), merge_of(*row[6:])) for row in ledger.dump()["customer"]} == {
         customer_id: (one.head.linked, one.head.merge) for customer_id, one in world.customers.items()
     }
+    assert unproven(ledger) == []
+
+
+@pytest.mark.parametrize("number", range(WORLDS))
+def test_a_world_of_late_usage_comes_to_the_same_bytes_in_one_batch_or_several_and_by_the_rules(
+    number: int, ledger: Ledger, other_ledger: Ledger
+) -> None:
+    """The window is one day, so that much of the usage is late, and the entitlements have any of the policies."""
+    random = Random(number)
+    history = with_policies(world_of(720_000 + number), random)
+    world = World(history.catalogue, timedelta(days=1))
+    for one in (ledger, other_ledger):
+        one.publish(history.catalogue)
+        one.set_settlement_window(1)
+    world.catalogue = msgspec.structs.replace(world.catalogue, offers=ledger_offers(ledger, history))
+
+    ledger.tell(*history.told)
+    for part in parts_of(history.told, random):
+        other_ledger.tell(*part)
+        world.tell(*part)
+
+    assert ledger.dump() == other_ledger.dump()
+    assert_same(ledger, world)
     assert unproven(ledger) == []
 
 
@@ -498,6 +522,40 @@ def test_usage_told_of_an_id_that_was_left_counts_for_whom_it_goes_on_as(ledger:
         ("ada", "since"),
     ]
     assert unproven(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "becomes", "usage", "used_total", "overage"),
+    [
+        (LateUsage.COUNT_NOW, "counted_late", 6, 6, 0),
+        (LateUsage.OVERAGE, "overage_late", 6, 2, 4),
+        (LateUsage.IGNORE_AND_TELL, "ignored_late", 2, 2, 0),
+    ],
+)
+def test_usage_from_beyond_the_window_of_the_ledger_goes_by_its_policy(
+    ledger: Ledger, policy: LateUsage, becomes: str, usage: int, used_total: int, overage: int
+) -> None:
+    """The window is that of the row of `ledger` when the usage is recorded; what was decided is read ever after."""
+    ledger.publish(catalogue(quota(late_usage=policy), offer("pack", gives(10, lasts="forever"))))
+    ledger.set_settlement_window(2)
+    ledger.tell((told("p", day(1), bought()), day(1)), (told("u1", day(2), used(2)), day(4)))
+
+    applied = ledger.tell((told("u2", day(2), used(4)), day(5)))
+    ledger.set_settlement_window(300)
+    ledger.tell((told("back", day(6), usage_reversed("u1", 1)), day(6)))  # settles everything again
+
+    assert applied.outcomes == {becomes: 1}
+    assert ledger.rows("SELECT usage, used_total, overage FROM account") == [(usage - 1, used_total - 1, overage)]
+    assert unproven(ledger) == []
+
+
+def test_usage_is_late_after_35_days_unless_the_row_of_the_ledger_says_otherwise(database_url: str) -> None:
+    made = Ledger(database_url)
+
+    assert made.rows("SELECT settlement_window_days FROM ledger") == [(35,)]
+    with pytest.raises(IntegrityError):
+        made.set_settlement_window(0)
+    made.close()
 
 
 def test_the_picture_of_an_id_that_was_left_says_whom_it_goes_on_as_and_nothing_else(ledger: Ledger) -> None:

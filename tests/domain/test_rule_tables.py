@@ -19,6 +19,7 @@ from ledger_worker.domain.catalogue import (
     Catalogue,
     Clock,
     DebtPolicy,
+    LateUsage,
     OnCancel,
     OnChange,
     RefundPolicy,
@@ -493,6 +494,19 @@ def reversal_of_usage(row: Row) -> tuple[str, ...]:
     return str(grant.used), str(life.accounts["api"].overage), str(grant.available)
 
 
+def late_usage(row: Row) -> tuple[str, ...]:
+    offered = catalogue(quota(late_usage=LateUsage(row["policy"])), offer("pack", gives(10, lasts="forever")))
+    life = Life(offered)
+    life.tell((told("p", day(1), bought()), day(1)))
+    life.tell((told("u", day_of(row["occurred"]), used(4)), day_of(row["told"])))
+    for number, units in enumerate(listed(row["reversed"])):
+        life.tell((told(f"r{number}", day(90), usage_reversed("u", int(units), f"v{number}")), day(90)))
+    usage = next(one for one in life.inbox.values() if one.event.event_id == "u")
+    account = life.accounts["api"]
+    counts_at = NOTHING if usage.counted_at is None else in_days(usage.counted_at)
+    return usage.outcome.value, counts_at, str(account.used_total), str(account.overage)
+
+
 def thresholds(row: Row) -> tuple[str, ...]:
     percents = tuple(map(int, listed(row["thresholds"])))
     limit = row["limit"]
@@ -555,6 +569,9 @@ RULES: dict[str, Rule] = {
     ),
     "Order of burning": Rule(("one", "other"), ("burnt first",), order_of_burning),
     "Reversal of usage": Rule(("used", "reversed"), ("used", "overage", "available"), reversal_of_usage),
+    "Late usage": Rule(
+        ("policy", "occurred", "told", "reversed"), ("outcome", "counts at", "used", "overage"), late_usage
+    ),
     "Thresholds": Rule(("thresholds", "limit", "used and overage"), ("level",), thresholds),
     "Order of facts": Rule(("facts",), ("in order",), order_of_facts),
 }

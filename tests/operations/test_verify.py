@@ -16,6 +16,7 @@ from ledger_worker.domain.catalogue import (
     DebtPolicy,
     Entitlement,
     EntitlementType,
+    LateUsage,
     Offer,
     RefundPolicy,
     ReturnAfterEnd,
@@ -42,6 +43,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.operations.verify import Check, Progress, Verdict, verify
+from ledger_worker.reports.arrivals import arrivals
 from ledger_worker.store import catalogue, partitions
 from ledger_worker.store.database import engine as new_engine
 from ledger_worker.wire.encode import encode_event
@@ -133,9 +135,9 @@ def ledger(engine: Engine) -> Engine:
     return engine
 
 
-def prepare(engine: Engine, offers: Sequence[Offer]) -> None:
+def prepare(engine: Engine, offers: Sequence[Offer], entitlements: Sequence[Entitlement] = ENTITLEMENTS) -> None:
     """The offers are published, and the topic is ours from its beginning."""
-    publish(engine, *offers)
+    publish(engine, *offers, entitlements=entitlements)
     with engine.begin() as connection:
         partitions.introduce(connection, TOPIC, "id", starts={0: 0}, lows={0: 0})
     with engine.begin() as connection:
@@ -459,6 +461,134 @@ def test_the_row_that_was_changed_is_named(
     assert first is not None
     assert (first.check, first.customer_id) == (check, customer_id)
     assert re.fullmatch(row, first.row), first
+
+
+# -- usage from beyond the settlement window
+
+LATE_ENTITLEMENTS = tuple(
+    Entitlement(key=policy.value, name=policy.value, type=EntitlementType.QUOTA, unit="call", late_usage=policy)
+    for policy in LateUsage
+)
+LATE_OFFERS = (
+    Offer(
+        sku="CREDITS",
+        apply=Apply.NOW,
+        allowances=tuple(
+            Allowance(key=policy.value, entitlement=policy.value, units=10, lasts="forever") for policy in LateUsage
+        ),
+    ),
+)
+MINUTES_OF_A_DAY = 24 * 60
+LATE_TOLD = (
+    (event("ada", "bought", 0, TOLD[0].fact), NOON),
+    *(
+        (usage("ada", f"{policy}-{days}", days * MINUTES_OF_A_DAY, 4, policy), NOON + timedelta(days=41, hours=days))
+        for policy in LateUsage
+        for days in (5, 7)
+    ),
+    *(
+        (
+            event(
+                "ada",
+                f"{policy}-back",
+                50 * MINUTES_OF_A_DAY,
+                UsageReversed(entitlement=policy, reversal_id=policy, usage_event_id=f"{policy}-5", units=3),
+            ),
+            NOON + timedelta(days=50, hours=hours),
+        )
+        for hours, policy in enumerate(LateUsage)
+    ),
+)
+"""Of each policy: four units a day too late, four just not, and a reversal of three of those that are too late."""
+TAMPERINGS_OF_LATE_USAGE = {
+    "what counted now is said to have counted in time": (
+        "UPDATE event SET outcome = 'applied' WHERE event_id = 'count_now-5'",
+        Check.EVENT,
+        "event count_now-5 of shop",
+    ),
+    "what counted now is moved to when it occurred": (
+        "UPDATE event SET outcome = 'applied', counted_at = occurred_at WHERE event_id = 'count_now-5'",
+        Check.SETTLEMENT,
+        "account count_now",
+    ),
+    "what counted in time is said to have counted now": (
+        "UPDATE event SET outcome = 'counted_late' WHERE event_id = 'count_now-7'",
+        Check.EVENT,
+        "event count_now-7 of shop",
+    ),
+    "an instant at which usage counts": (
+        "UPDATE event SET counted_at = counted_at + interval '1 second' WHERE event_id = 'overage-5'",
+        Check.EVENT,
+        "event overage-5 of shop",
+    ),
+    "what was overage is said to have burnt": (
+        "UPDATE event SET outcome = 'applied' WHERE event_id = 'overage-5'",
+        Check.SETTLEMENT,
+        "account overage",
+    ),
+    "what burnt is said to have been overage": (
+        "UPDATE event SET outcome = 'overage_late' WHERE event_id = 'overage-7'",
+        Check.SETTLEMENT,
+        "account overage",
+    ),
+    "what was ignored is said to count": (
+        "UPDATE event SET outcome = 'applied' WHERE event_id = 'ignore_and_tell-5'",
+        Check.USAGE,
+        "event ignore_and_tell-5 of shop",
+    ),
+    "what counts is said to have been ignored": (
+        "UPDATE event SET outcome = 'ignored_late' WHERE event_id = 'ignore_and_tell-7'",
+        Check.USAGE,
+        "event ignore_and_tell-7 of shop",
+    ),
+    "a purchase is said to be late usage": (
+        "UPDATE event SET outcome = 'ignored_late' WHERE event_id = 'bought'",
+        Check.EVENT,
+        "event bought of shop",
+    ),
+}
+
+
+@pytest.fixture
+def late(engine: Engine) -> Engine:
+    """The facts of LATE_TOLD, each applied by itself."""
+    prepare(engine, LATE_OFFERS, LATE_ENTITLEMENTS)
+    for offset, (each, recorded_at) in enumerate(LATE_TOLD):
+        tell(engine, [each], offset, [recorded_at])
+    return engine
+
+
+def test_a_ledger_with_late_usage_of_every_policy_has_no_findings(late: Engine) -> None:
+    found = verdict(late)
+
+    assert found.findings == ()
+    with late.connect() as connection:
+        assert arrivals(connection).outcomes == {
+            "applied": 6,
+            "counted_late": 1,
+            "ignored_late": 1,
+            "no_effect": 1,
+            "overage_late": 1,
+        }
+
+
+def test_a_window_that_was_changed_since_proves_as_well(late: Engine) -> None:
+    with late.begin() as connection:
+        connection.exec_driver_sql("UPDATE ledger SET settlement_window_days = 1")
+
+    assert verdict(late).is_clean
+
+
+@pytest.mark.parametrize(("statement", "check", "row"), TAMPERINGS_OF_LATE_USAGE.values(), ids=TAMPERINGS_OF_LATE_USAGE)
+def test_what_was_decided_of_late_usage_cannot_be_changed_unseen(
+    database_url: str, late: Engine, statement: str, check: Check, row: str
+) -> None:
+    tamper(database_url, statement)
+
+    first = verdict(late).first
+
+    assert first is not None
+    assert (first.check, first.customer_id, first.row) == (check, "ada", row)
 
 
 def test_a_chain_that_was_forged_to_its_head_still_disagrees_with_the_events(database_url: str, ledger: Engine) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
@@ -14,6 +15,7 @@ from ledger_worker.domain.catalogue import (
     DebtPolicy,
     Entitlement,
     EntitlementType,
+    LateUsage,
     Offer,
     RefundPolicy,
     ReturnAfterEnd,
@@ -167,6 +169,26 @@ def test_a_refunded_grant_names_the_refund(engine: Engine) -> None:
     ]
     assert found.decision.reason == "revoked"
     assert found.would_allow == "a purchase that gives it: KEEPING, PACK, PLAN"
+
+
+def test_late_usage_says_why_it_counts_as_it_does(engine: Engine) -> None:
+    tell(engine, ("o1", 90, bought("o1")), ("u1", 50, used(4)))
+    late_usage_is(engine, LateUsage.OVERAGE)
+    tell(engine, ("u2", 49, used(3)))
+
+    assert booked(engine)[:2] == [
+        "3 calls used (u2, told too late to be covered), covered by nothing",
+        "4 calls used (u1, told late and counted then), covered by PACK of order/o1",
+    ]
+
+
+def late_usage_is(engine: Engine, policy: LateUsage) -> None:
+    """That is the policy for calls from now on."""
+    (calls,) = [one for one in ENTITLEMENTS if one.key == "calls"]
+    with engine.begin() as connection:
+        catalogue.lock_exclusive(connection)
+        known = catalogue.read(connection, catalogue.read_ledger(connection).catalogue_version)
+        catalogue.publish(connection, (msgspec.structs.replace(calls, late_usage=policy),), (), known)
 
 
 def test_who_owes_is_told_what_has_to_be_paid(engine: Engine) -> None:
