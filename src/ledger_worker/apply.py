@@ -43,7 +43,7 @@ from ledger_worker.domain.events import (
     EntitlementAssigned,
     Event,
     OfferReached,
-    SourceFact,
+    OfSource,
     UsageRecorded,
     UsageReversed,
     content_hash,
@@ -364,7 +364,7 @@ def _require_all_locked(heads: Mapping[str, CustomerHead], claimants: Mapping[st
 def _source_of(delivery: Delivery) -> str | None:
     """The source that a delivery speaks of."""
     fact = delivery.event.fact
-    if isinstance(fact, SourceFact):
+    if isinstance(fact, OfSource):
         return source_key(fact)
     return fact.source_key if isinstance(fact, OfferReached) else None
 
@@ -438,7 +438,7 @@ def _claimed(
     first_told: dict[str, str] = {}
     spoken_of: set[str] = set()
     seen: set[tuple[str, UUID]] = set()
-    speaking = {told.event.customer_id for told in all_told if isinstance(told.event.fact, SourceFact)}
+    speaking = {told.event.customer_id for told in all_told if isinstance(told.event.fact, OfSource)}
     for told in all_told:
         event = told.event
         fact = event.fact
@@ -453,7 +453,7 @@ def _claimed(
         is_taken = not is_known and refusal(event, told.now, catalogue, usage_kept) is None
         if is_taken:
             seen.add((event.customer_id, told.key))
-        if isinstance(fact, SourceFact):
+        if isinstance(fact, OfSource):
             key = source_key(fact)
             spoken_of.add(key)
             if is_taken:
@@ -485,14 +485,14 @@ def _groups(all_told: Sequence[Told], heads: Mapping[str, CustomerHead], claiman
         fact = told.event.fact
         for other in customers_of(told.event)[1:]:
             unite(told.event.customer_id, other)
-        if isinstance(fact, SourceFact):
+        if isinstance(fact, OfSource):
             unite(told.event.customer_id, claimants.get(source_key(fact), told.event.customer_id))
     for place, told in enumerate(all_told):
         group = group_of[told.event.customer_id]
         group.places.append(place)
         group.told.append(told)
         fact = told.event.fact
-        if isinstance(fact, SourceFact):
+        if isinstance(fact, OfSource):
             group.keys.append(source_key(fact))
         elif isinstance(fact, OfferReached):
             group.keys.append(fact.source_key)
@@ -584,7 +584,7 @@ def _touched(
         for fact in facts:
             if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned):
                 entitlements.add(fact.entitlement)
-            elif isinstance(fact, SourceFact):
+            elif isinstance(fact, OfSource):
                 skus |= skus_of(fact)
         for sku in skus:
             for offer in catalogue.offers.get(sku, ()):

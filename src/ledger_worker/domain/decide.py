@@ -27,8 +27,8 @@ from ledger_worker.domain.events import (
     Event,
     Fact,
     OfferReached,
+    OfSource,
     PurchaseCompleted,
-    SourceFact,
     SubscriptionActivated,
     SubscriptionAddOnAdded,
     SubscriptionPlanChanged,
@@ -356,7 +356,7 @@ class _Decision:
             self._use(place, told, fact, now)
         elif isinstance(fact, UsageReversed):
             self._reverse(place, told, fact, now)
-        elif isinstance(fact, SourceFact):
+        elif isinstance(fact, OfSource):
             self._fold(place, told, source_key(fact), now)
         elif isinstance(fact, OfferReached):
             self._reach(place, told, fact, now)
@@ -420,7 +420,7 @@ class _Decision:
         """The customers whose books the event may change, in key order: those it names and those tied to them."""
         ids = set(customers_of(event))
         fact = event.fact
-        if isinstance(fact, SourceFact):
+        if isinstance(fact, OfSource):
             ids.add(self._loaded.claimants.get(source_key(fact), event.customer_id))
         own = self._side(event.customer_id)
         if len(ids) == 1 and not own.linked:

@@ -25,6 +25,7 @@ from ledger_worker.domain.events import (
     ChargebackWon,
     EntitlementAssigned,
     Event,
+    OfSource,
     PurchaseCompleted,
     PurchaseRefunded,
     PurchaseTransferred,
@@ -106,7 +107,7 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
 def recorded(event: Event, claimant: str) -> RecordedFact:
     """The event as its source keeps it."""
     fact = event.fact
-    if not isinstance(fact, SourceFact):
+    if not isinstance(fact, OfSource):
         msg = f"event {event.event_id} of {event.event_source} is about no source"
         raise TypeError(msg)
     return RecordedFact(

@@ -17,7 +17,7 @@ from ledger_worker.domain.access import picture
 from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
 from ledger_worker.domain.events import (
     Event,
-    SourceFact,
+    OfSource,
     customers_of,
     source_key,
 )
@@ -106,7 +106,7 @@ def linked(history: Iterable[Event]) -> list[tuple[Event, ...]]:
     events = list(history)
     for event in events:
         names = [f"customer/{customer_id}" for customer_id in customers_of(event)]
-        if isinstance(event.fact, SourceFact):
+        if isinstance(event.fact, OfSource):
             names.append(source_key(event.fact))
         for name in names[1:]:
             root_of[root(name)] = root(names[0])

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from ledger_worker.domain.decide import DecidedEvent
 from ledger_worker.domain.events import (
     OfferReached,
-    SourceFact,
+    OfSource,
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
@@ -82,7 +82,7 @@ def _row(
         entitlement = fact.entitlement
     elif isinstance(fact, OfferReached):
         source = fact.source_key
-    elif isinstance(fact, SourceFact):
+    elif isinstance(fact, OfSource):
         source = source_key(fact)
     return (
         event.customer_id,

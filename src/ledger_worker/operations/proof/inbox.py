@@ -11,7 +11,7 @@ from ledger_worker.domain.events import (
     Event,
     Fact,
     OfferReached,
-    SourceFact,
+    OfSource,
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
@@ -56,7 +56,7 @@ def check_events(member: Member, findings: Findings) -> None:
             source_version=row.source_version,
         )
         _check_content(row, event, findings)
-        if isinstance(fact, SourceFact):
+        if isinstance(fact, OfSource):
             member.facts.append((row, event))
         elif isinstance(fact, UsageRecorded | UsageReversed):
             _count(member, row, fact)
@@ -100,7 +100,7 @@ def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | Non
         return fact.source_key, None, None, None
     if isinstance(fact, CustomersMerged):
         return None, None, None, counted_at
-    if isinstance(fact, SourceFact):
+    if isinstance(fact, OfSource):
         return source_key(fact), None, None, None
     assert_never(fact)
 

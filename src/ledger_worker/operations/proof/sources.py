@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.events import Event, PurchaseTransferred, SourceFact, SubscriptionTransferred, source_key
+from ledger_worker.domain.events import Event, OfSource, PurchaseTransferred, SubscriptionTransferred, source_key
 from ledger_worker.domain.ledger import Grant, GrantTerms, Kind, Origin, Phase
 from ledger_worker.domain.owners import Merges, accepted
 from ledger_worker.domain.sources import RecordedFact, SourceState, recorded, refold
@@ -48,7 +48,7 @@ def told_of(members: Mapping[str, Member], merges: Merges) -> dict[str, ToldSour
     told: dict[str, list[tuple[EventRow, Event]]] = {}
     for member in members.values():
         for row, event in member.facts:
-            if isinstance(event.fact, SourceFact):
+            if isinstance(event.fact, OfSource):
                 told.setdefault(source_key(event.fact), []).append((row, event))
     return {key: _source(facts, merges) for key, facts in told.items()}
 
