@@ -41,34 +41,31 @@ def picture(book: Book) -> EntitlementPicture:
     entitlement = book.entitlement
     force = _in_force(book)
     reason = _reason(book, force)
-    shown = EntitlementPicture(
+    has_units = entitlement.type is EntitlementType.QUOTA
+    has_limit = has_units and not force.is_unlimited
+    return EntitlementPicture(
         entitlement=entitlement.key,
         entitlement_version=entitlement.version,
         type=entitlement.type.value,
         state=_STATE[reason],
         allowed=reason is AccessReason.ALLOWED,
         reason=reason.value,
+        unlimited=has_units and force.is_unlimited,
+        allocated=force.granted if has_limit else None,
+        limit=force.limit if has_limit else None,
+        used=force.used if has_units else None,
+        held=force.held if has_units else None,
+        remaining=force.limit - force.used - force.held if has_limit else None,
+        overage=force.overage if has_units else None,
+        debt=book.debt if has_units else None,
+        forgiven=book.forgiven if has_units else None,
+        level=_level(book, force) if has_units else None,
         starts_at=_starts_at(book, force),
         expires_at=None if force.ends_at is NEVER else force.ends_at,
         period_end=force.period_end,
-        suspension_causes=_causes(book),
+        suspension_causes=tuple(sorted(set(force.causes))) or None,
         upcoming=_upcoming(book),
-    )
-    if entitlement.type is not EntitlementType.QUOTA:
-        return shown
-    return msgspec.structs.replace(
-        shown,
-        unlimited=force.is_unlimited,
-        allocated=None if force.is_unlimited else force.granted,
-        limit=None if force.is_unlimited else force.limit,
-        used=force.used,
-        held=force.held,
-        remaining=None if force.is_unlimited else force.limit - force.used - force.held,
-        overage=_overage_counted(book),
-        debt=book.debt,
-        forgiven=book.forgiven,
-        level=_level(book, force),
-        over_allocated=sum(grant.short for grant in book.active if not grant.is_empty_child),
+        over_allocated=force.short if has_units else None,
     )
 
 
@@ -95,8 +92,7 @@ def quiet_units(book: Book) -> int | None:
     force = _in_force(book)
     if force.is_unlimited:
         return None
-    overage = _overage_counted(book)
-    counted = force.used + overage
+    counted = force.used + force.overage
     bounds = [
         -(-percent * force.limit // 100) - counted - 1
         for percent in book.entitlement.thresholds
@@ -104,7 +100,7 @@ def quiet_units(book: Book) -> int | None:
     ]
     if force.available:
         bounds.append(force.available - (book.entitlement.limit is LimitPolicy.HARD))
-    elif not overage:
+    elif not force.overage:
         return 0
     return min(bounds, default=None)
 
@@ -124,7 +120,11 @@ _STATE = {
 
 
 class _Force(msgspec.Struct):
-    """What is active and not suspended, taken together; `ends_at` is None without any, `NEVER` when one never ends."""
+    """What is active and not suspended, taken together; `ends_at` is None without any, `NEVER` when one never ends.
+
+    `overage` is what counts: since the earliest start of it, or else since the last end. `causes` are what suspends
+    the others; `short` is over-allocation of both.
+    """
 
     grants: int = 0
     is_unlimited: bool = False
@@ -137,13 +137,20 @@ class _Force(msgspec.Struct):
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     period_end: datetime | None = None
+    overage: int = 0
+    causes: tuple[str, ...] = ()
+    short: int = 0
 
 
 def _in_force(book: Book) -> _Force:
     force = _Force()
     for grant in book.active:
         terms = grant.terms
-        if grant.is_empty_child or book.open_causes(grant):
+        if grant.is_empty_child:
+            continue
+        force.short += grant.short
+        if terms.suspensions and (causes := book.open_causes(grant)):
+            force.causes += tuple(causes)
             continue
         force.grants += 1
         force.is_unlimited = force.is_unlimited or terms.amount is None
@@ -160,13 +167,10 @@ def _in_force(book: Book) -> _Force:
             force.ends_at = ends_at
         if terms.period_end is not None and (force.period_end is None or terms.period_end > force.period_end):
             force.period_end = terms.period_end
+    if book.overage:
+        since = force.starts_at if force.grants else book.last_end
+        force.overage = sum(units for started_at, units in book.overage_since if since is None or started_at >= since)
     return force
-
-
-def _causes(book: Book) -> tuple[str, ...] | None:
-    """What suspends active grants now, each cause once; None when nothing does."""
-    active = [grant for grant in book.active if not grant.is_empty_child]
-    return tuple(sorted({cause for grant in active for cause in book.open_causes(grant)})) or None
 
 
 def _upcoming(book: Book) -> str | None:
@@ -206,7 +210,7 @@ def _starts_at(book: Book, force: _Force) -> datetime | None:
 def _level(book: Book, force: _Force) -> int | None:
     if force.is_unlimited:
         return None
-    counted = force.used + _overage_counted(book)
+    counted = force.used + force.overage
     if force.limit == 0 and counted == 0:
         return 0
     level = 0
@@ -218,7 +222,7 @@ def _level(book: Book, force: _Force) -> int | None:
 
 def _reason(book: Book, force: _Force) -> AccessReason:
     if not force.grants:
-        if any(not grant.is_empty_child for grant in book.active):
+        if force.causes:
             return AccessReason.SUSPENDED
         if any(grant.phase is Phase.PENDING and not grant.is_empty_child for grant in book.grants.values()):
             return AccessReason.NOT_YET_ACTIVE
@@ -230,10 +234,3 @@ def _reason(book: Book, force: _Force) -> AccessReason:
     if force.available or (book.entitlement.limit is LimitPolicy.SOFT and not force.is_revoked):
         return AccessReason.ALLOWED
     return AccessReason.REVOKED if force.granted > 0 and not force.used else AccessReason.EXHAUSTED
-
-
-def _overage_counted(book: Book) -> int:
-    if not book.overage:
-        return 0
-    since = book.counted_since()
-    return sum(units for started_at, units in book.overage_since if since is None or started_at >= since)

@@ -29,6 +29,7 @@ from ledger_worker.domain.events import (
     OfferReached,
     OfSource,
     PurchaseCompleted,
+    SourceFact,
     SubscriptionActivated,
     SubscriptionAddOnAdded,
     SubscriptionPlanChanged,
@@ -204,7 +205,7 @@ def refusal(
 ) -> tuple[DeadLetterReason, str] | None:
     """Why an event that is new to its customer is a dead letter when told at `now`, with what was expected; or None."""
     fact = event.fact
-    given = _units_given(fact, catalogue)
+    given = _units_given(fact, catalogue) if isinstance(fact, OfSource) else 0
     if given > UNITS_MAX:
         return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
     if event.occurred_at > now + AHEAD_MAX:
@@ -418,13 +419,12 @@ class _Decision:
 
     def _touched_by(self, event: Event) -> list[Side]:
         """The customers whose books the event may change, in key order: those it names and those tied to them."""
+        if len(self._loaded.customers) == 1:
+            return [self._side(event.customer_id)]
         ids = set(customers_of(event))
         fact = event.fact
         if isinstance(fact, OfSource):
             ids.add(self._loaded.claimants.get(source_key(fact), event.customer_id))
-        own = self._side(event.customer_id)
-        if len(ids) == 1 and not own.linked:
-            return [own]
         for customer_id in tuple(ids):
             ids.update(self._side(customer_id).linked)
         return [self._side(customer_id) for customer_id in sorted(ids, key=str.encode)]
@@ -484,8 +484,7 @@ class _Decision:
         effect.before[side.customer_id] = {} if before is None else {transition.entitlement: before}
         effect.touched.append((side, transition.entitlement))
         effect.add(side, side.pass_transition(transition))
-        if side.linked:
-            self._couple(effect)
+        self._couple(effect)
         if self._post(told, effect):
             self._keep(None, told, now, Outcome.APPLIED)
 
@@ -723,6 +722,8 @@ class _Decision:
         Each round goes on to a later instant, so it ends with the last transfer.
         """
         for side, entitlement in effect.touched:
+            if not side.linked:
+                continue
             self._deliver(side, entitlement, effect)
             for grant in sorted(side.books[entitlement].grants.values(), key=_by_start):
                 terms = grant.terms
@@ -810,7 +811,7 @@ _LATE = {
 }
 
 
-def _units_given(fact: Fact, catalogue: Catalogue) -> int:
+def _units_given(fact: SourceFact, catalogue: Catalogue) -> int:
     """The most units that the lines or items of a fact can give, whichever version of each offer is in force."""
     match fact:
         case PurchaseCompleted():

@@ -1029,18 +1029,6 @@ class Book:
                 found.append(suspension.cause)
         return found
 
-    def counted_since(self) -> datetime | None:
-        """From when overage counts in a picture.
-
-        The earliest start of what is active and not suspended, else the last end.
-        """
-        starts = [
-            grant.terms.effective_at
-            for grant in self.active
-            if not grant.is_empty_child and not self.open_causes(grant)
-        ]
-        return min(starts, default=self.last_end)
-
     def _require_history(self) -> History:
         if self.history is None:
             raise HistoryNeeded(self.entitlement.key, self.customer_id)

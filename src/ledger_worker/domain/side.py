@@ -7,6 +7,7 @@ Pure: values in, values out.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from uuid import UUID, uuid5
 
 import msgspec
@@ -376,13 +377,13 @@ def _uuid_bytes(value: UUID) -> bytes:
 
 
 _DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
-    ("access", lambda shown: shown.allowed),
-    ("allocation", lambda shown: shown.allocated),
-    ("limit", lambda shown: (shown.limit, shown.unlimited)),
-    ("value", lambda shown: shown.value),
-    ("end", lambda shown: shown.expires_at),
-    ("state", lambda shown: shown.state),
-    ("holders", lambda shown: shown.holders),
+    ("access", attrgetter("allowed")),
+    ("allocation", attrgetter("allocated")),
+    ("limit", attrgetter("limit", "unlimited")),
+    ("value", attrgetter("value")),
+    ("end", attrgetter("expires_at")),
+    ("state", attrgetter("state")),
+    ("holders", attrgetter("holders")),
     ("level", lambda shown: shown.level or 0),
     ("overage", lambda shown: not shown.overage),
     ("debt", lambda shown: not shown.debt),

@@ -169,6 +169,8 @@ def refold(
 
 def terms(state: SourceState, source_key: str, catalogue: Catalogue, merges: Merges = NO_MERGES) -> tuple[Held, ...]:
     """The terms of every grant the source gives by the catalogue it was folded with, ordered by grant id."""
+    if not state.facts:
+        return ()
     return _held(_telling(state, source_key), state, source_key, catalogue, owners_of(state, merges))
 
 
