@@ -64,6 +64,7 @@ from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
 from ledger_worker.store import fence as fence_store
+from ledger_worker.store import histories as histories_store
 from ledger_worker.store import inbox as inbox_store
 from ledger_worker.store import outgoing as outgoing_store
 from ledger_worker.store import postings as postings_store
@@ -608,7 +609,8 @@ def _decide(
 ) -> list[Decided]:
     """Every group is decided, in order. Raises _ManyDueError when some customers must be caught up first.
 
-    Each round loads the history of one account more of each group that asks, and none twice: it ends with accounts.
+    Each round loads the history of one account more of each group that asks: since a day state, and the second time all
+    of it. So it ends.
     """
     usage_kept = timedelta(days=ledger.usage_kept_days)
     settlement_window = timedelta(days=ledger.settlement_window_days)
@@ -617,6 +619,7 @@ def _decide(
     many_due: dict[str, datetime] = {}
     while undecided:
         needed: dict[tuple[str, str], int] = {}
+        before: dict[tuple[str, str], datetime] = {}
         for place in undecided:
             try:
                 found = decide(
@@ -630,14 +633,16 @@ def _decide(
             except OverflowError as error:
                 raise _out_of_range("posting", error) from error
             if isinstance(found, NeedsHistory):
-                _require_not_loaded(loaded[place], found)
-                needed[found.customer_id, found.entitlement] = place
+                pair = (found.customer_id, found.entitlement)
+                needed[pair] = place
+                if found.before is not None and not _is_loaded(loaded[place], found):
+                    before[pair] = min([found.before, *_reached(connection, groups[place].told, *pair)])
             elif isinstance(found, TooManyDue):
                 many_due[found.customer_id] = found.now
             else:
                 decided[place] = found
         merges = {key: merge for place in needed.values() for key, merge in _merges_of(loaded[place]).items()}
-        histories = accounts_store.read_histories(connection, sorted(needed), merges) if needed else {}
+        histories = histories_store.read_histories(connection, sorted(needed), merges, before) if needed else {}
         for (customer_id, entitlement), history in histories.items():
             place = needed[customer_id, entitlement]
             loaded[place] = _with_history(loaded[place], customer_id, entitlement, history)
@@ -680,9 +685,9 @@ def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: 
             )
             found = book_due(loaded, customer_id, now, catalogue, timeline=ledger.timeline)
             while isinstance(found, NeedsHistory):
-                _require_not_loaded(loaded, found)
                 pair = (found.customer_id, found.entitlement)
-                history = accounts_store.read_histories(connection, [pair], _merges(heads))[pair]
+                before = {} if found.before is None or _is_loaded(loaded, found) else {pair: found.before}
+                history = histories_store.read_histories(connection, [pair], _merges(heads), before)[pair]
                 loaded = _with_history(loaded, *pair, history)
                 found = book_due(loaded, customer_id, now, catalogue, timeline=ledger.timeline)
             _write(connection, Batch(), [group], [found], ledger, key_hashes)
@@ -698,10 +703,29 @@ def _with_history(loaded: Loaded, customer_id: str, entitlement: str, history: H
     return msgspec.structs.replace(loaded, customers={**loaded.customers, customer_id: with_it})
 
 
-def _require_not_loaded(loaded: Loaded, needed: NeedsHistory) -> None:
-    if needed.entitlement in loaded.customers[needed.customer_id].histories:
+def _is_loaded(loaded: Loaded, needed: NeedsHistory) -> bool:
+    """Whether a history that begins at a day state is there. Raises BrokenInvariantError when all of it is there."""
+    history = loaded.customers[needed.customer_id].histories.get(needed.entitlement)
+    if history is not None and history.since is None:
         msg = f"customer {needed.customer_id}: the whole history of {needed.entitlement} is asked for again"
         raise BrokenInvariantError(msg)
+    return history is not None
+
+
+def _reached(connection: Connection, all_told: Sequence[Told], customer_id: str, entitlement: str) -> list[datetime]:
+    """The instants that usage of the account reaches back to, and reversals of it: one history then serves them all."""
+    reached = []
+    reversed_keys = []
+    for told in all_told:
+        event, fact = told.event, told.event.fact
+        if event.customer_id != customer_id:
+            continue
+        if isinstance(fact, UsageRecorded) and fact.entitlement == entitlement:
+            reached.append(event.occurred_at)
+        elif isinstance(fact, UsageReversed) and fact.entitlement == entitlement:
+            reversed_keys.append(event_key(fact.usage_event_source or event.event_source, fact.usage_event_id))
+    counted_at = histories_store.earliest_counted(connection, customer_id, reversed_keys) if reversed_keys else None
+    return reached if counted_at is None else [*reached, counted_at]
 
 
 # -- write ---------------------------------------------------------------------------------------------------
@@ -757,9 +781,9 @@ def _write(
     inbox_store.insert(connection, inbox)
     postings_store.append(connection, postings)
     sources_store.write_states(connection, _states(decided))
-    accounts_store.write_accounts(
-        connection, [(key, account) for key, one in customers.items() for account in one.accounts]
-    )
+    accounts = [(key, account) for key, one in customers.items() for account in one.accounts]
+    accounts_store.write_accounts(connection, accounts)
+    histories_store.write_states(connection, accounts)
     accounts_store.write_grants(connection, [(key, grant) for key, one in customers.items() for grant in one.grants])
     told_of = {event.event.customer_id for one in decided for event in one.events}
     changed = [one.head for key, one in customers.items() if key in told_of or one.postings or one.accounts]

@@ -24,6 +24,7 @@ from ledger_worker.local.cluster import Cluster
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
+from ledger_worker.store import histories as histories_store
 from ledger_worker.store.database import engine, migrate
 from tests.benchmarks.end_to_end import check_ledger
 from tests.benchmarks.ledger import (
@@ -312,7 +313,7 @@ def _decide_alone(connection: Connection, event: Event, catalogues: Catalogues, 
     decided = decide_it(world, told, catalogue)
     if isinstance(decided, NeedsHistory):
         began_at = time.perf_counter()
-        histories[_ENTITLEMENT] = accounts_store.read_histories(connection, [pair])[pair]
+        histories[_ENTITLEMENT] = histories_store.read_histories(connection, [pair])[pair]
         found.loaded.append(_milliseconds_since(began_at))
         began_at = time.perf_counter()
         decided = decide_it(world, told, catalogue)

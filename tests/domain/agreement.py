@@ -5,15 +5,17 @@ from datetime import datetime
 from itertools import pairwise
 from uuid import UUID
 
+import msgspec
+
 from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import Event, event_key
-from ledger_worker.domain.ledger import EFFECTS, GrantTerms, Kind, Line, Origin, Phase
-from ledger_worker.domain.settlement import Book
+from ledger_worker.domain.ledger import EFFECTS, Account, GrantTerms, Kind, Line, Origin, Phase
+from ledger_worker.domain.settlement import Book, all_of, standing_of
 from ledger_worker.domain.sources import child_id, grant_id, terms
 from ledger_worker.local.oracle.terms import Given, Suspended, TakenBack, given
 from ledger_worker.local.oracle.units import Outcome, Telling, outcomes
-from tests.domain.driver import Customer, World
+from tests.domain.driver import Customer, World, without_states
 from tests.domain.histories import AFTER_ALL
 
 Coverage = dict[UUID, dict[object, int]]
@@ -46,6 +48,7 @@ def assert_all(world: World) -> None:
         assert_conserved(customer)
         assert_numbered(world, customer)
         assert_settling_again_changes_nothing(world, customer)
+        assert_states_hold(world, customer)
         if customer.head.recorded_at is not None:
             assert_told(world, customer)
     assert_units_moved(world)
@@ -110,9 +113,36 @@ def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
         until = max(recorded_at, account.settled_at or recorded_at)
         lines = book._settle_again((until, "9"))  # noqa: SLF001 -- the run itself
         assert lines == []
-        assert book.account == account
+        assert without_states(book.account) == without_states(account)
         assert [life.grants[grant.terms.grant_id] for grant in book.touched_grants()] == book.touched_grants()
         assert not book.made
+
+
+def assert_states_hold(world: World, life: Customer) -> None:
+    """Every day state is how a run from nothing stands at its instant, and tells of every grant that is not over."""
+    for entitlement, states in life.states.items():
+        history = world.history_of(life.head.customer_id, entitlement)
+        assert [state.at for state in states] == sorted({state.at for state in states})
+        stated_until = life.accounts[entitlement].stated_until
+        assert not states or (stated_until is not None and states[-1].at <= stated_until)
+        for state in states:
+            book = Book(world.catalogue.entitlements[entitlement], Account(entitlement=entitlement), (), history)
+            book.leaves_at = None if life.head.merge is None else life.head.merge.at
+            run = book._fresh_run()  # noqa: SLF001 -- the run itself
+            usage = [fact for fact in history.usage if fact.at <= state.at]
+            run.run_all(
+                usage, history.reversals, all_of(state.at), [one for one in book.arrived() if one.at <= state.at]
+            )
+            stood = run.state()
+            assert _without_place(stood.account) == _without_place(state.account)
+            told = {one.grant_id: one for one in state.grants}
+            now = {one.grant_id: one for one in map(standing_of, run.grants.values())}
+            assert told == {grant_id: now[grant_id] for grant_id in told}
+            assert {one.grant_id for one in stood.grants if one.phase is not Phase.ENDED} <= told.keys()
+
+
+def _without_place(account: Account) -> Account:
+    return msgspec.structs.replace(account, settled_at=None, settled_tie="")
 
 
 def assert_units_moved(world: World) -> None:

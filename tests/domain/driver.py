@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain import settlement
 from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
@@ -40,7 +41,7 @@ from ledger_worker.domain.events import (
     event_key,
     source_key,
 )
-from ledger_worker.domain.ledger import Account, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
+from ledger_worker.domain.ledger import Account, DayState, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.settlement import Book, History, HistoryNeeded, usage_tie
@@ -49,6 +50,8 @@ from ledger_worker.domain.sources import SourceState
 
 USAGE_KEPT = timedelta(days=400)
 SETTLEMENT_WINDOW = timedelta(days=35)
+# Lives are short here: with the figures of the service, few would ever have a day state.
+settlement.STATE_USAGE_MIN = 1
 
 _Identity = tuple[Kind, datetime, UUID | None, UUID | None, str | None]
 _Value = TypeVar("_Value", bound=msgspec.Struct)
@@ -61,6 +64,7 @@ class Customer:
         self.head = CustomerHead(customer_id=customer_id)
         self.accounts: dict[str, Account] = {}
         self.grants: dict[UUID, Grant] = {}
+        self.states: dict[str, list[DayState]] = defaultdict(list)
         self.postings: list[Posting] = []
         self.changes: list[Change] = []
 
@@ -135,14 +139,20 @@ class World:
             settle_due(book, at)
         return picture(book)
 
-    def history_of(self, customer_id: str, entitlement: str) -> History:
-        """Everything the account ever saw, its booked lines summed by identity."""
+    def history_of(self, customer_id: str, entitlement: str, before: datetime | None = None) -> History:
+        """What the account ever saw, or saw since its newest state before that, lines summed by identity."""
         customer = self.customer(customer_id)
+        states = [one for one in customer.states[entitlement] if before is not None and one.at < before]
+        since = states[-1] if states else None
         units: dict[_Identity, int] = defaultdict(int)
+        before_state: dict[_Identity, int] = defaultdict(int)
         for posting in customer.postings:
             for entry in posting.entries:
-                if entry.entitlement == entitlement:
+                if entry.entitlement == entitlement and (since is None or entry.line.at > since.at):
                     units[entry.line.identity()] += entry.line.units
+                    if since is not None and posting.number <= since.posting and entry.line.kind is not Kind.GRANTED:
+                        before_state[entry.line.identity()] += entry.line.units
+        assert not any(before_state.values()), "what is later than a state was booked before it"
         usage = []
         reversals = []
         merges = self.merges()
@@ -154,6 +164,8 @@ class World:
             tie = usage_tie(event.event_source, event.event_id)
             if isinstance(fact, UsageRecorded) and fact.entitlement == entitlement:
                 if goes_on_as(event.customer_id, merges, decided.counted_at) != customer_id:
+                    continue
+                if since is not None and decided.counted_at <= since.at:
                     continue
                 usage.append(
                     UsageFact(
@@ -176,6 +188,7 @@ class World:
             usage=tuple(usage),
             lines=tuple(Line(*identity, total) for identity, total in units.items() if total),
             reversals=tuple(reversals),
+            since=since,
         )
 
     def merges(self) -> dict[str, Merge]:
@@ -206,8 +219,8 @@ class World:
 
     def _add_history(self, histories: dict[tuple[str, str], History], needed: NeedsHistory) -> None:
         pair = (needed.customer_id, needed.entitlement)
-        assert pair not in histories, "the history that was asked for did not help"
-        histories[pair] = self.history_of(*pair)
+        assert pair not in histories or histories[pair].since is not None, "the history asked for did not help"
+        histories[pair] = self.history_of(*pair, None if pair in histories else needed.before)
 
     def _group(self, told: Iterable[Told]) -> set[str]:
         """The customers whom the events name, and those tied to them."""
@@ -255,6 +268,12 @@ class World:
             customer.head = _through_bytes(one.head)
             customer.accounts |= {booked.account.entitlement: _through_bytes(booked.account) for booked in one.accounts}
             customer.grants |= {grant.terms.grant_id: _through_bytes(grant) for grant in one.grants}
+            for booked in one.accounts:
+                states = customer.states[booked.account.entitlement]
+                if booked.stale_from is not None:
+                    states[:] = [state for state in states if state.at < booked.stale_from]
+                states += [_through_bytes(state) for state in booked.states]
+                assert [state.at for state in states] == sorted({state.at for state in states})
             customer.postings += one.postings
             customer.changes += one.changes
         self.sources |= {key: _through_bytes(state) for key, state in decided.sources.items()}
@@ -312,6 +331,11 @@ class Life(World):
 
     def history(self, entitlement: str) -> History:
         return self.history_of(self.customer_id, entitlement)
+
+
+def without_states(account: Account) -> Account:
+    """The account without what it says of its day states: where those are kept may depend on the batches."""
+    return msgspec.structs.replace(account, stated_until=None, since_state=0)
 
 
 def _through_bytes(value: _Value) -> _Value:

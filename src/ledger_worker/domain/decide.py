@@ -149,10 +149,14 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NeedsHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision reaches behind what was loaded: load the account's history and decide again."""
+    """The decision reaches behind what was loaded: load the account's history and decide again.
+
+    From the newest day state before the instant `before` on; all of it where that is None or there is no such state.
+    """
 
     customer_id: str
     entitlement: str
+    before: datetime | None = None
 
 
 class TooManyDue(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,7 +188,7 @@ def decide(
             if due is not None:
                 return due
     except HistoryNeeded as needed:
-        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement)
+        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement, before=needed.before)
     return decision.decided()
 
 
@@ -196,7 +200,7 @@ def book_due(
     try:
         decision.book_due(customer_id, now, at_most)
     except HistoryNeeded as needed:
-        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement)
+        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement, before=needed.before)
     return decision.decided()
 
 

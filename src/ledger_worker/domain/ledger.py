@@ -277,7 +277,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order;
     `overage_since` is overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
     `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox
-    keys of usage that was reversed before it was told.
+    keys of usage that was reversed before it was told. No day state is stored of an instant after `stated_until`, and
+    `since_state` usages were booked since the newest; both only say when the next one is due.
     """
 
     entitlement: str
@@ -294,6 +295,36 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     level: int | None = None
     next_transition_at: datetime | None = None
     waiting: tuple[UUID, ...] = ()
+    stated_until: datetime | None = None
+    since_state: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True, array_like=True):
+    """How a grant stood: its counters, as in `Grant`."""
+
+    grant_id: UUID
+    phase: Phase
+    granted: int
+    available: int
+    held: int
+    used: int
+    expired: int
+    revoked: int
+    moved: int
+    short: int
+
+
+class DayState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an account stood when everything up to and including `at` had happened: settling again may begin there.
+
+    `grants` are those that had begun, or received units, and were not over. The lines after `at` of the postings up to
+    number `posting` come to nothing, but for what was granted ahead.
+    """
+
+    at: datetime
+    posting: int
+    account: Account
+    grants: tuple[Standing, ...]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,13 +18,17 @@ When a customer goes on as another, its overage and debt leave at that instant, 
 and arrive in the other's book as what they are. Both sides are lines; what they carry beside their units is in
 `Parcel`.
 
-A step that needs the account's history (all grants, usage and booked lines) and has none raises `HistoryNeeded`; the
-caller loads it and decides the customer anew.
+A run need not begin at nothing. Where a day ends, or much usage was booked since, the book keeps a `DayState`; what
+touches nothing up to such a state settles again from there, to the same books. States after the first place that is
+touched are wrong from then on and are dropped, and the run makes new ones.
+
+A step that needs the account's history (grants, usage and booked lines, all or those since a state) and has none
+raises `HistoryNeeded`; the caller loads it and decides the customer anew.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heappush
 from uuid import UUID
 
@@ -36,6 +40,7 @@ from ledger_worker.domain.ledger import (
     Account,
     Cut,
     CutPolicy,
+    DayState,
     Debt,
     Grant,
     GrantTerms,
@@ -44,6 +49,7 @@ from ledger_worker.domain.ledger import (
     Origin,
     Phase,
     Reversal,
+    Standing,
     Suspension,
     UsageFact,
     precedence,
@@ -52,6 +58,8 @@ from ledger_worker.domain.stretches import child_id
 from ledger_worker.domain.told import Latest
 
 __all__ = [
+    "STATE_USAGE_MAX",
+    "STATE_USAGE_MIN",
     "Book",
     "BookedGrant",
     "History",
@@ -60,9 +68,11 @@ __all__ = [
     "Place",
     "Transition",
     "all_of",
+    "granted_ahead",
     "is_open",
     "is_suspended",
     "left_by",
+    "standing_of",
     "usage_tie",
 ]
 
@@ -76,26 +86,42 @@ _KINDS = {_END: "end", _BEGIN: "begin", _SUSPEND: "suspend", _CUT: "cut", _PAY: 
 Place = tuple[datetime, str]
 """Where a happening stands in a run: its instant, then rank and tie as one string."""
 
+STATE_USAGE_MIN = 50
+"""A day state is kept at the end of a day on which, with those before it, at least so many usages were booked."""
+STATE_USAGE_MAX = 2_000
+"""It is kept without waiting for the end of the day once so many usages were booked since the last one."""
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_NOWHERE: Place = (_BEGINNING, "")
+"""Before every place: what reaches so far back is settled again from nothing."""
+_MICROSECOND = timedelta(microseconds=1)
+
 
 class HistoryNeeded(Exception):
-    """The step reaches behind what is loaded: the account's history is needed."""
+    """The step reaches behind what is loaded: the account's history is needed.
 
-    def __init__(self, entitlement: str, customer_id: str) -> None:
-        super().__init__(customer_id, entitlement)
+    From a day state before the instant `before` on; all of it where that is None, or no such state is stored.
+    """
+
+    def __init__(self, entitlement: str, customer_id: str, before: datetime | None = None) -> None:
+        super().__init__(customer_id, entitlement, before)
         self.entitlement = entitlement
         self.customer_id = customer_id
+        self.before = before
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an account ever saw.
+    """Everything an account ever saw, or everything since a day state.
 
-    All its grants, all usage, all reversals of usage in their order, and its booked lines summed by identity.
+    All its grants, all reversals of usage, and of usage and booked lines (summed by identity) all, or those that are
+    later than the state `since`.
     """
 
     grants: tuple[Grant, ...]
     usage: tuple[UsageFact, ...]
     lines: tuple[Line, ...]
     reversals: tuple[Reversal, ...] = ()
+    since: DayState | None = None
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,8 +232,9 @@ class Book:
     """One customer's account of one entitlement while it is being settled.
 
     Made from the stored account and its open grants; lives for one decision or one read. `history` is set when the
-    account's whole past was loaded. `posting` is the number of the posting that the next step will be in, and `made`
-    are the terms of the children that settling made, until the caller has taken them.
+    account's past was loaded. `posting` is the number of the posting that the next step will be in, and `made` are the
+    terms of the children that settling made, until the caller has taken them. `new_states` are to be stored, and what
+    is stored of `stale_from` and later is to be dropped before.
     """
 
     def __init__(
@@ -227,8 +254,11 @@ class Book:
         self.new_lines: list[Line] = []
         self.touched: set[UUID] = set()
         self.made: dict[UUID, GrantTerms] = {}
+        self.new_states: list[DayState] = []
+        self.stale_from: datetime | None = None
         self._burnt = 0
         self._is_run = False
+        self._run_posting = 0
         self._coming: list[tuple[Place, int, _Happening]] = []
         self._reversed: dict[UUID, list[Reversal]] = {}
         self._overage_of: dict[UUID, Debt] = {}
@@ -259,6 +289,8 @@ class Book:
             level=self.level,
             next_transition_at=self.next_transition_at,
             waiting=self.waiting,
+            stated_until=self.stated_until,
+            since_state=self.since_state,
         )
 
     def ahead(self) -> list[tuple[Transition, GrantTerms]]:
@@ -303,23 +335,25 @@ class Book:
             self.new_usage.append(usage)
             return self._settle_again(all_of(until))
         if usage.usage_key in self.waiting:
-            self._require_history()
+            self._require_since(place)
             self.waiting = tuple(key for key in self.waiting if key != usage.usage_key)
             self.new_usage.append(usage)
-            return self._settle_again(all_of(until))
-        if not self.follows(usage):
-            if not usage.units:
-                self.new_usage.append(usage)
-                return []
-            if self._could_be_last(usage):
-                self.new_usage.append(usage)
-                self.active[0].burns = None  # no longer in order; whoever needs them settles again
-                return self._booked(self._burn(usage))
-            self._require_history()
+            return self._settle_again(all_of(until), place)
+        if self.follows(usage):
+            self._pass_day(place)
+            self.place = place
+        elif not usage.units:
             self.new_usage.append(usage)
-            return self._settle_again(all_of(until))
+            return []
+        elif self._could_be_last(usage):
+            self._states_are_stale(usage.at)
+            self.active[0].burns = None  # no longer in order; whoever needs them settles again
+        else:
+            self._require_since(place)
+            self.new_usage.append(usage)
+            return self._settle_again(all_of(until), place)
         self.new_usage.append(usage)
-        self.place = place
+        self.since_state += 1
         return self._booked(self._burn(usage))
 
     def reverse(self, reversal: Reversal, until: datetime) -> list[Line]:
@@ -328,12 +362,18 @@ class Book:
         Where the usage was not told yet, the reversal waits for it (`waits_for`). Reversals keep their order by the
         instant at which they count, event source and event id; of one reversal id the last counts.
         """
-        history = self._require_history()
+        first = all_of(reversal.at)
+        history = self._require_since(first)
+        known = {usage.usage_key: usage for usage in (*history.usage, *self.new_usage)}
+        named = {one.usage_key for one in self.reversals() if one.reversal_id == reversal.reversal_id}
+        named.add(reversal.usage_key)
+        if history.since is not None and not named <= {*known, *self.waiting}:
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)  # it was told before the state, or never
         self.new_reversals.append(reversal)
-        known = {usage.usage_key for usage in (*history.usage, *self.new_usage)}
         if reversal.usage_key not in known:
             self.wait_for(reversal.usage_key)
-        return self._settle_again(all_of(until))
+        places = [(known[key].at, _USE + known[key].tie) for key in named if key in known]
+        return self._settle_again(all_of(until), min([first, *places]))
 
     def wait_for(self, usage_key: UUID) -> None:
         """The usage was reversed before it was told."""
@@ -345,8 +385,8 @@ class Book:
         return any(usage.usage_key == usage_key for usage in (*self._require_history().usage, *self.new_usage))
 
     def reversals(self) -> tuple[Reversal, ...]:
-        """Every reversal that was told of this account; needs the history."""
-        return (*self._require_history().reversals, *self.new_reversals)
+        """Every reversal that was told of this account; needs a history."""
+        return (*self._require_any_history().reversals, *self.new_reversals)
 
     def learn(self, reversals: Iterable[Reversal]) -> None:
         """What was told to reverse usage of another id of the same person is known here too; nothing is settled yet."""
@@ -402,8 +442,8 @@ class Book:
         return usage_key in self.waiting
 
     def knows(self, reversal: Reversal) -> bool:
-        """Whether a reversal of that id and content was told before; needs the history."""
-        told = (*self._require_history().reversals, *self.new_reversals)
+        """Whether a reversal of that id and content was told before; needs a history."""
+        told = self.reversals()
         content = (reversal.reversal_id, reversal.usage_key, reversal.units)
         return any((one.reversal_id, one.usage_key, one.units) == content for one in told)
 
@@ -413,6 +453,7 @@ class Book:
         if transition.place[1][0] == _CUT and self._uncovers(grant.terms):
             lines = self._settle_again(transition.place)
         else:
+            self._pass_day(transition.place)
             lines = self._booked(self._happen(transition.place, grant))
         self.place = max(self.place or transition.place, transition.place)
         self._is_ahead_known = False
@@ -429,11 +470,13 @@ class Book:
         Everything else that is due by then was passed before. `before` and `after` hold only grants whose terms differ;
         a grant missing in `after` is undone.
         """
-        is_unloaded = self.history is None and any(grant_id not in self.grants for grant_id in before)
-        if is_unloaded or self._reaches_back(before, after):
-            self._require_history()
+        first = self._first_touched(before, after)
+        if self.history is None and any(grant_id not in self.grants for grant_id in before):
+            self._require_since(first or _NOWHERE)
+        if first is not None:
+            self._require_since(first)
             self._put_terms(before, after, self.posting)
-            return self._settle_again(until if self.place is None else max(until, self.place))
+            return self._settle_again(until if self.place is None else max(until, self.place), first)
         lines = self._put_terms(before, after, self.posting)
         happenings = sorted(
             (place, grant_id)
@@ -476,6 +519,8 @@ class Book:
         self.last_end = account.last_end
         self.level = account.level
         self.waiting = account.waiting
+        self.stated_until = account.stated_until
+        self.since_state = account.since_state
         self._next_transition_at = account.next_transition_at
         self._is_ahead_known = True
         self.grants: dict[UUID, BookedGrant] = {}
@@ -551,31 +596,40 @@ class Book:
             set_by=grant.set_by,
         )
 
-    def _reaches_back(self, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]) -> bool:
-        """Whether the new terms change anything at or before the book's position."""
+    def _first_touched(self, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]) -> Place | None:
+        """The first place at or before the book's position at which the new terms change anything; None: none."""
         if self.leaves_at is not None:
-            return True
+            return _NOWHERE
         if self.place is None:
-            return False
+            return None
+        touched = []
         for grant_id in before.keys() | after.keys():
-            first = _first_difference(before.get(grant_id), after.get(grant_id))
-            if first <= self.place or self._changes_order(before.get(grant_id), after.get(grant_id)):
-                return True
-            new = after.get(grant_id)
+            old, new = before.get(grant_id), after.get(grant_id)
             if new is not None and self._uncovers(new):
-                return True
-        return False
+                return _NOWHERE
+            touched += [_first_difference(old, new), *self._changes_of_order(grant_id, before, after)]
+        first = min(touched, default=self.place)
+        return first if touched and first <= self.place else None
 
-    def _changes_order(self, old: GrantTerms | None, new: GrantTerms | None) -> bool:
-        """Whether a grant that burns already would have burnt before or after another one that burns."""
-        if old is None or new is None:
-            return False
-        was, will = precedence(old), precedence(new)
-        return was != will and any(
-            (was < other.order) != (will < other.order)
-            for other in self.active
-            if other.order is not None and other.terms.grant_id != old.grant_id
-        )
+    def _changes_of_order(
+        self, grant_id: UUID, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]
+    ) -> list[Place]:
+        """Where a grant, begun before and after, begins to burn before or after another one as it did not before."""
+        if grant_id not in before or grant_id not in after:
+            return []
+        old = before[grant_id]
+        was, will = precedence(old), precedence(after[grant_id])
+        if was == will:
+            return []
+        places = []
+        for other_id, other in self.grants.items():
+            if other_id == grant_id or other.phase is Phase.VOID:
+                continue
+            other_was = precedence(before.get(other_id, other.terms))
+            other_will = precedence(after.get(other_id, other.terms))
+            if (was < other_was) != (will < other_will):
+                places.append((max(old.effective_at, other.terms.effective_at), _BEGIN))
+        return places
 
     def _uncovers(self, terms: GrantTerms) -> bool:
         """Whether a cut yet to come takes units back that were used or went on: that needs the whole lineage."""
@@ -1029,35 +1083,128 @@ class Book:
                 found.append(suspension.cause)
         return found
 
-    def _require_history(self) -> History:
+    # -- settling again --
+
+    def _require_any_history(self) -> History:
         if self.history is None:
             raise HistoryNeeded(self.entitlement.key, self.customer_id)
         return self.history
 
-    def _settle_again(self, until: Place) -> list[Line]:
-        """A run from nothing over all terms and usage; returns the difference to what is booked, line by line."""
-        history = self._require_history()
-        run = self._fresh_run()
-        arriving = self.arrived() if self._arrivals is None else self._arrivals
-        target = run.run_all(
-            (*history.usage, *self.new_usage), (*history.reversals, *self.new_reversals), until, arriving
-        )
-        difference = _difference([*history.lines, *self.new_lines], target)
+    def _require_history(self) -> History:
+        """All of it."""
+        history = self._require_any_history()
+        if history.since is not None:
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+        return history
+
+    def _require_since(self, first: Place) -> History:
+        """The history of a time that begins before `first`, and before whatever made states stale just now."""
+        before = first[0] if self.stale_from is None else min(first[0], self.stale_from)
+        if self.history is None or (self.history.since is not None and self.history.since.at >= before):
+            raise HistoryNeeded(self.entitlement.key, self.customer_id, before if first > _NOWHERE else None)
+        return self.history
+
+    def _settle_again(self, until: Place, first: Place = _NOWHERE) -> list[Line]:
+        """A run over all terms and usage, or what is later than a state before `first`.
+
+        Returns the difference to what is booked, line by line.
+        """
+        history = self._require_since(first)
+        since = history.since
+        booked = [*history.lines, *self.new_lines]
+        usage = [*history.usage, *self.new_usage]
+        if since is None:
+            arriving = self.arrived() if self._arrivals is None else self._arrivals
+            run = self._fresh_run()
+        else:
+            arriving = ()
+            booked = [line for line in booked if line.at > since.at]
+            usage = [fact for fact in usage if fact.at > since.at]
+            run = self._run_from(since, booked, usage)
+        target = run.run_all(usage, (*history.reversals, *self.new_reversals), until, arriving, since)
+        difference = _difference(booked, target)
+        self._states_are_stale(_BEGINNING if since is None else since.at + _MICROSECOND)
         self._take_over(run)
+        self.new_states += run.new_states
+        self.stated_until = run.new_states[-1].at if run.new_states else None if since is None else since.at
+        self.since_state = run.since_state
         return self._booked(difference)
 
     def _fresh_run(self) -> "Book":
         """A book in which nothing has happened yet, with the same terms; children by regrant are made by the run."""
-        run = Book(self.entitlement, Account(entitlement=self.entitlement.key, waiting=self.waiting), ())
+        run = self._empty(Account(entitlement=self.entitlement.key, waiting=self.waiting))
+        for grant_id, grant in self.grants.items():
+            if grant.terms.origin is not Origin.REGRANT:
+                run.grants[grant_id] = _not_begun(grant)
+        return run
+
+    def _run_from(self, since: DayState, booked: Iterable[Line], usage: Iterable[UsageFact]) -> "Book":
+        """A book as it stood at `since`, with the terms of now, which differ by nothing that happened up to then.
+
+        Raises HistoryNeeded where the state does not tell enough of what may happen: what reversals gave back before
+        it, or how a grant stood that was over and changes none the less.
+        """
+        run = self._empty(msgspec.structs.replace(since.account, waiting=self.waiting))
+        stood = {one.grant_id: one for one in since.grants}
+        over: set[UUID] = set()
+        for grant_id, grant in self.grants.items():
+            standing = stood.get(grant_id)
+            if standing is not None:
+                run._stand(grant, standing)  # noqa: SLF001 - another book
+            elif grant.terms.effective_at > since.at:
+                if grant.terms.origin is not Origin.REGRANT:
+                    run.grants[grant_id] = _not_begun(grant)
+            else:
+                over.add(grant_id)
+                run.grants[grant_id] = msgspec.structs.replace(grant, burns=None if grant.used else [])
+        run.active.sort(key=_burning_order)
+        known = {fact.usage_key for fact in usage}.union(self.waiting)
+        is_enough = (
+            len(stood.keys() - run.grants.keys()) == 0
+            and not any(line.grant_id in over or line.kind in _LEAVING | _ARRIVING for line in booked)
+            and not any(self._changes_when_over(run.grants[grant_id], since.at) for grant_id in over)
+            and (
+                not any(run.grants[grant_id].terms.regrants for grant_id in stood)
+                or all(reversal.usage_key in known for reversal in self.reversals())
+            )
+        )
+        if not is_enough:
+            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+        return run
+
+    def _empty(self, account: Account) -> "Book":
+        run = Book(self.entitlement, account, ())
         run.posting = self.posting
         run.customer_id = self.customer_id
         run.leaves_at = self.leaves_at
-        for grant_id, grant in self.grants.items():
-            if grant.terms.origin is Origin.REGRANT:
-                continue
-            phase = Phase.VOID if grant.phase is Phase.VOID else Phase.PENDING
-            run.grants[grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
         return run
+
+    def _stand(self, grant: BookedGrant, standing: Standing) -> None:
+        """The grant stands as it did then, by its terms of now."""
+        booked = BookedGrant(
+            grant.terms,
+            Phase.VOID if grant.phase is Phase.VOID else standing.phase,
+            grant.set_by,
+            standing.granted,
+            standing.available,
+            standing.held,
+            standing.used,
+            standing.expired,
+            standing.revoked,
+            standing.moved,
+            standing.short,
+        )
+        if not booked.used:
+            booked.burns = []
+        self.grants[grant.terms.grant_id] = booked
+        if booked.phase is Phase.ACTIVE:
+            booked.order = precedence(grant.terms)
+            self.active.append(booked)
+
+    def _changes_when_over(self, grant: BookedGrant, since: datetime) -> bool:
+        if grant.phase is Phase.VOID:
+            return False
+        return bool(grant.short) or any(place[0] > since for place in self._places(grant.terms))
 
     def run_all(
         self,
@@ -1065,10 +1212,13 @@ class Book:
         reversals: Sequence[Reversal],
         until: Place,
         arriving: Sequence[Parcel] = (),
+        since: DayState | None = None,
     ) -> list[Line]:
-        """Everything up to `until` has happened, on a book that is still empty. Returns all its lines."""
+        """Everything up to `until` has happened, on a book that is empty or stands as at `since`. Returns its lines."""
         lines: list[Line] = []
         self._is_run = True
+        self._run_posting = 0 if since is None else since.posting
+        self.since_state = 0
         self._reversed = _by_usage(reversals)
         self._coming = [((fact.at, _USE + fact.tie), 0, fact) for fact in usage]
         self._coming += [(parcel.place, 0, parcel) for parcel in arriving]
@@ -1078,14 +1228,19 @@ class Book:
         for grant in self.grants.values():
             if grant.phase is Phase.VOID:
                 continue
-            lines += self._grant_units(grant, grant.terms, grant.terms.amount or 0)
-            self._coming += [(place, 0, grant) for place in self._places(grant.terms)]
+            if since is None or grant.terms.effective_at > since.at:
+                lines += self._grant_units(grant, grant.terms, grant.terms.amount or 0)
+            places = self._places(grant.terms)
+            self._coming += [(place, 0, grant) for place in places if since is None or place[0] > since.at]
         # Numbered, so that the heap never compares what happens.
         self._coming = [(place, number, what) for number, (place, _, what) in enumerate(self._coming)]
         heapify(self._coming)
         while self._coming:
             place, _, what = heappop(self._coming)
+            if place <= until:
+                self._pass_day(place)
             if isinstance(what, UsageFact):
+                self.since_state += 1
                 lines += self._burn(what)
             elif place > until:
                 continue
@@ -1098,6 +1253,58 @@ class Book:
         told = [all_of(reversal.at) for reversal in reversals if reversal.at <= until[0]]
         self.place = max(told if self.place is None else (self.place, *told), default=None)
         return lines
+
+    def _pass_day(self, place: Place) -> None:
+        """What happens next is at `place`: the state before it is kept where a day has ended, or much has happened."""
+        if self.since_state < STATE_USAGE_MIN or self.place is None or place[0] <= self.place[0]:
+            return
+        if place[0].date() > self.place[0].date() or self.since_state >= STATE_USAGE_MAX:
+            self.new_states.append(self.state())
+            self.stated_until = self.place[0]
+            self.since_state = 0
+
+    def state(self) -> DayState:
+        """How the book stands. Only between two instants: all that happens at its position's must have happened."""
+        place = self.place or _NOWHERE
+        return DayState(
+            at=place[0],
+            posting=self._run_posting if self._is_run else self.posting - 1,
+            account=Account(
+                entitlement=self.entitlement.key,
+                usage=self.usage,
+                used_total=self.used_total,
+                overage=self.overage,
+                debt=self.debt,
+                forgiven=self.forgiven,
+                settled_at=place[0],
+                settled_tie=place[1],
+                owed=tuple(self.owed),
+                overage_since=self._stretches(),
+                last_end=self.last_end,
+            ),
+            grants=tuple(
+                standing_of(grant)
+                for _, grant in sorted(self.grants.items(), key=_grant_key)
+                if self._is_in_state(grant, place)
+            ),
+        )
+
+    def _is_in_state(self, grant: BookedGrant, place: Place) -> bool:
+        """Whether a grant is not over, and has begun or received units, or something is yet to happen to it."""
+        if grant.phase is Phase.VOID:
+            return False
+        if grant.phase is Phase.PENDING:
+            return _receives(grant.terms) and grant.granted > 0
+        return grant.phase is Phase.ACTIVE or any(each > place for each in self._places(grant.terms))
+
+    def _states_are_stale(self, instant: datetime) -> None:
+        """States of `instant` and later do not hold any more."""
+        if self.stated_until is None or self.stated_until < instant:
+            return
+        self.new_states = [state for state in self.new_states if state.at < instant]
+        self.stale_from = instant if self.stale_from is None else min(instant, self.stale_from)
+        self.stated_until = instant - _MICROSECOND if instant > _BEGINNING else None
+        self.since_state = max(self.since_state, STATE_USAGE_MIN)
 
     def _take_over(self, run: "Book") -> None:
         """The run's result becomes this book; grants that it left as they were are not touched."""
@@ -1123,6 +1330,32 @@ class Book:
         self._is_ahead_known = False
 
 
+def granted_ahead(grants: Iterable[Grant], after: datetime) -> list[Line]:
+    """The lines by which stored grants that begin after the instant got their units, summed by identity."""
+    return [
+        Line(Kind.GRANTED, grant.terms.effective_at, grant.terms.grant_id, None, None, grant.granted)
+        for grant in grants
+        if grant.granted and grant.terms.effective_at > after and not _receives(grant.terms)
+    ]
+
+
+def standing_of(grant: BookedGrant) -> Standing:
+    """How the grant stands; whether something is yet to happen to one that is over, its terms tell."""
+    phase = Phase.ENDED if grant.phase is Phase.ENDING else grant.phase
+    return Standing(
+        grant.terms.grant_id,
+        phase,
+        grant.granted,
+        grant.available,
+        grant.held,
+        grant.used,
+        grant.expired,
+        grant.revoked,
+        grant.moved,
+        grant.short,
+    )
+
+
 def is_suspended(terms: GrantTerms, at: datetime) -> bool:
     """Whether a suspension of the grant is open at `at`."""
     return bool(terms.suspensions) and any(is_open(suspension, at) for suspension in terms.suspensions)
@@ -1145,6 +1378,15 @@ def _parcels(lines: Iterable[Line], kinds: frozenset[Kind]) -> list[Parcel]:
         if line.kind in kinds:
             units[line.identity()] += line.units
     return sorted((Parcel.of_line(Line(*identity, total)) for identity, total in units.items() if total), key=_place_of)
+
+
+def _not_begun(grant: BookedGrant) -> BookedGrant:
+    phase = Phase.VOID if grant.phase is Phase.VOID else Phase.PENDING
+    return BookedGrant(grant.terms, phase, grant.set_by, burns=[])
+
+
+def _grant_key(item: tuple[UUID, BookedGrant]) -> bytes:
+    return item[0].bytes
 
 
 def _place_of(parcel: Parcel) -> Place:

@@ -19,6 +19,7 @@ from ledger_worker.domain.events import Event, TransitionsDue, content_hash, eve
 from ledger_worker.domain.ledger import (
     RULES_VERSION,
     Account,
+    DayState,
     Entry,
     Grant,
     GrantTerms,
@@ -80,12 +81,17 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """An account to be stored with what the check path reads of it; `limit` is None when unlimited or without units."""
+    """An account to be stored with what the check path reads of it; `limit` is None when unlimited or without units.
+
+    Its day states of `stale_from` and later (None: none) are to be dropped, then `states` to be stored.
+    """
 
     account: Account
     limit: int | None
     used: int
     held: int
+    stale_from: datetime | None = None
+    states: tuple[DayState, ...] = ()
 
 
 def told_of(event: Event, now: datetime) -> Told:
@@ -340,7 +346,16 @@ class Side:
         for entitlement in sorted(self._dirty):
             book = self.books[entitlement]
             limit, used, held = shown_units(book)
-            accounts.append(BookedAccount(account=book.account, limit=limit, used=used, held=held))
+            accounts.append(
+                BookedAccount(
+                    account=book.account,
+                    limit=limit,
+                    used=used,
+                    held=held,
+                    stale_from=book.stale_from,
+                    states=tuple(book.new_states),
+                )
+            )
             grants += book.touched_grants()
         return tuple(accounts), tuple(grants)
 

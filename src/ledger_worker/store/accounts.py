@@ -1,4 +1,4 @@
-"""Accounts and grants: what is booked now, and the history that settling again needs."""
+"""Accounts and grants: what is booked now."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -8,15 +8,11 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, Row, text
 
-from ledger_worker.domain.decide import BookedAccount, reversal_of, usage_of
-from ledger_worker.domain.events import fact_of
-from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Kind, Line, Phase, Reversal, UsageFact
-from ledger_worker.domain.owners import Merges, goes_on_as, same_persons
-from ledger_worker.domain.settlement import History
-from ledger_worker.domain.sources import NO_MERGES
+from ledger_worker.domain.decide import BookedAccount
+from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Phase
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
-__all__ = ["account_keys", "read_accounts", "read_histories", "read_open_grants", "write_accounts", "write_grants"]
+__all__ = ["Pair", "account_keys", "grant_of", "read_accounts", "read_open_grants", "write_accounts", "write_grants"]
 
 
 class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,13 +29,13 @@ _TERMS = msgspec.msgpack.Decoder(GrantTerms)
 _READ_ACCOUNTS = text("""
 SELECT account.customer_id, account.entitlement, account.usage, account.used_total, account.overage, account.debt,
        account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level,
-       account.next_transition_at
+       account.next_transition_at, account.stated_until, account.since_state
 FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
 JOIN account ON account.customer_id = asked.customer_id AND account.entitlement = asked.entitlement
 UNION ALL
 SELECT account.customer_id, account.entitlement, account.usage, account.used_total, account.overage, account.debt,
        account.forgiven, account.settled_at, account.settled_tie, account.carried, account.last_end, account.level,
-       account.next_transition_at
+       account.next_transition_at, account.stated_until, account.since_state
 FROM account
 WHERE account.next_transition_at <= :until
   AND account.customer_id = ANY(CAST(:customers AS text[]))
@@ -61,43 +57,11 @@ JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement 
 WHERE "grant".phase IN ('pending', 'active', 'ending')
 """)
 
-_READ_ALL_GRANTS = text("""
-SELECT "grant".customer_id, "grant".phase, "grant".set_by, "grant".granted, "grant".available, "grant".held,
-       "grant".used,
-       "grant".expired, "grant".revoked, "grant".moved, "grant".short, "grant".terms
-FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
-JOIN "grant" ON "grant".customer_id = asked.customer_id AND "grant".entitlement = asked.entitlement
-""")
-
-_READ_USAGE = text("""
-SELECT event.customer_id, event.entitlement, event.event_key, event.counted_at, event.units, event.event_source,
-       event.event_id, event.outcome
-FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
-JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
-WHERE event.type = 'UsageRecorded'
-""")
-
-_READ_REVERSALS = text("""
-SELECT event.customer_id, event.entitlement, event.counted_at, event.payload, event.event_source, event.event_id
-FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
-JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
-WHERE event.type = 'UsageReversed'
-""")
-
-_READ_LINES = text("""
-SELECT entry.customer_id, entry.entitlement, entry.kind, entry.at, entry.grant_id, entry.usage_key, entry.cut_id,
-       CAST(sum(entry.units) AS bigint)
-FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[])) AS asked (customer_id, entitlement)
-JOIN entry ON entry.customer_id = asked.customer_id AND entry.entitlement = asked.entitlement
-GROUP BY entry.customer_id, entry.entitlement, entry.kind, entry.at, entry.grant_id, entry.usage_key, entry.cut_id
-HAVING sum(entry.units) <> 0
-""")
-
 _WRITE_ACCOUNTS = text("""
 INSERT INTO account (
     customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end,
     level,
-    allowance, used, held, next_transition_at
+    allowance, used, held, next_transition_at, stated_until, since_state
 )
 SELECT booked.*
 FROM unnest(
@@ -107,11 +71,11 @@ FROM unnest(
     CAST(:settled_tie AS text[]), CAST(:carried AS bytea[]), CAST(:last_end AS timestamptz[]),
     CAST(:level AS integer[]),
     CAST(:allowance AS bigint[]), CAST(:used AS bigint[]), CAST(:held AS bigint[]),
-    CAST(:next_transition_at AS timestamptz[])
+    CAST(:next_transition_at AS timestamptz[]), CAST(:stated_until AS timestamptz[]), CAST(:since_state AS integer[])
 ) AS booked (
     customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried, last_end,
     level,
-    allowance, used, held, next_transition_at
+    allowance, used, held, next_transition_at, stated_until, since_state
 )
 ORDER BY booked.customer_id COLLATE "C", booked.entitlement COLLATE "C"
 ON CONFLICT (customer_id, entitlement) DO UPDATE SET
@@ -128,7 +92,9 @@ ON CONFLICT (customer_id, entitlement) DO UPDATE SET
     allowance = EXCLUDED.allowance,
     used = EXCLUDED.used,
     held = EXCLUDED.held,
-    next_transition_at = EXCLUDED.next_transition_at
+    next_transition_at = EXCLUDED.next_transition_at,
+    stated_until = EXCLUDED.stated_until,
+    since_state = EXCLUDED.since_state
 """)
 
 _WRITE_GRANTS = text("""
@@ -200,6 +166,8 @@ def read_accounts(
         last_end,
         level,
         next_transition_at,
+        stated_until,
+        since_state,
     ) in found:
         held_over = _NOTHING_CARRIED if carried is None else _CARRIED.decode(carried)
         accounts[customer_id, entitlement] = Account(
@@ -217,6 +185,8 @@ def read_accounts(
             level=level,
             next_transition_at=next_transition_at,
             waiting=held_over.waiting,
+            stated_until=stated_until,
+            since_state=since_state,
         )
     return accounts
 
@@ -230,54 +200,8 @@ def read_open_grants(connection: Connection, pairs: Sequence[Pair]) -> dict[str,
     """The grants of these accounts that burn or will begin or be cut, by customer."""
     grants: dict[str, list[Grant]] = {}
     for row in connection.execute(_READ_OPEN_GRANTS, _asked(pairs)).all() if pairs else ():
-        grants.setdefault(row[0], []).append(_grant(row))
+        grants.setdefault(row[0], []).append(grant_of(row))
     return grants
-
-
-def read_histories(connection: Connection, pairs: Sequence[Pair], merges: Merges = NO_MERGES) -> dict[Pair, History]:
-    """Everything each of these accounts ever saw: all grants, usage and reversals, all lines summed by identity.
-
-    Usage counts for whoever its customer was at its instant by `merges`; a reversal is told to all ids of a person.
-    """
-    grants: dict[Pair, list[Grant]] = {pair: [] for pair in pairs}
-    usage: dict[Pair, list[UsageFact]] = {pair: [] for pair in pairs}
-    lines: dict[Pair, list[Line]] = {pair: [] for pair in pairs}
-    reversals: dict[Pair, list[Reversal]] = {pair: [] for pair in pairs}
-    asked = _asked(pairs)
-    for row in connection.execute(_READ_ALL_GRANTS, asked).all():
-        grant = _grant(row)
-        grants[row[0], grant.terms.entitlement].append(grant)
-    same = same_persons(merges)
-    tellers = sorted({(each, name) for customer_id, name in pairs for each in same.get(customer_id, (customer_id,))})
-    told = _asked(tellers)
-    for teller, entitlement, key, counted_at, units, event_source, event_id, outcome in connection.execute(
-        _READ_USAGE, told
-    ).all():
-        user = goes_on_as(teller, merges, counted_at)
-        if (user, entitlement) in usage:
-            fact = usage_of(key, outcome, counted_at, units, event_source, event_id)
-            usage[user, entitlement].append(fact)
-    for teller, entitlement, counted_at, payload, event_source, event_id in connection.execute(
-        _READ_REVERSALS, told
-    ).all():
-        reversal = reversal_of(fact_of(bytes(payload)), event_source, event_id, counted_at)
-        if reversal is not None:
-            for each in same.get(teller, (teller,)):
-                if (each, entitlement) in reversals:
-                    reversals[each, entitlement].append(reversal)
-    for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(
-        _READ_LINES, asked
-    ).all():
-        lines[customer_id, entitlement].append(Line(Kind(kind), at, grant_id, usage_key, cut_id, units))
-    return {
-        pair: History(
-            grants=tuple(grants[pair]),
-            usage=tuple(usage[pair]),
-            lines=tuple(lines[pair]),
-            reversals=tuple(reversals[pair]),
-        )
-        for pair in pairs
-    }
 
 
 def write_accounts(connection: Connection, booked: Sequence[tuple[str, BookedAccount]]) -> None:
@@ -304,6 +228,8 @@ def write_accounts(connection: Connection, booked: Sequence[tuple[str, BookedAcc
             "used": of_integers(one[1].used for one in booked),
             "held": of_integers(one[1].held for one in booked),
             "next_transition_at": of_instants(account.next_transition_at for account in accounts),
+            "stated_until": of_instants(account.stated_until for account in accounts),
+            "since_state": of_integers(account.since_state for account in accounts),
         },
     )
 
@@ -352,7 +278,8 @@ def _asked(pairs: Sequence[Pair]) -> Mapping[str, str]:
     return {"ids": of_texts(pair[0] for pair in pairs), "entitlements": of_texts(pair[1] for pair in pairs)}
 
 
-def _grant(row: Row[Any]) -> Grant:
+def grant_of(row: Row[Any]) -> Grant:
+    """The grant of a row, which has its columns by name."""
     return Grant(
         terms=_TERMS.decode(row.terms),
         phase=Phase(row.phase),

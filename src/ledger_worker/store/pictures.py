@@ -17,6 +17,7 @@ from ledger_worker.domain.settlement import Book, HistoryNeeded
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
+from ledger_worker.store import histories as histories_store
 
 __all__ = ["books", "load"]
 
@@ -68,7 +69,7 @@ def books(
             settle_due(book, at)
         except HistoryNeeded:
             pair = (customer_id, entitlement)
-            history = accounts_store.read_histories(connection, [pair], merges)[pair]
+            history = histories_store.read_histories(connection, [pair], merges)[pair]
             book = Book(catalogue.entitlements[entitlement], accounts[pair], own, history)
             book.leaves_at = None if merge is None else merge.at
             settle_due(book, at)
