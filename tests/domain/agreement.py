@@ -121,10 +121,13 @@ def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
 def assert_states_hold(world: World, life: Customer) -> None:
     """Every day state is how a run from nothing stands at its instant, and tells of every grant that is not over."""
     for entitlement, states in life.states.items():
+        if not states:
+            continue
         history = world.history_of(life.head.customer_id, entitlement)
         assert [state.at for state in states] == sorted({state.at for state in states})
         stated_until = life.accounts[entitlement].stated_until
-        assert not states or (stated_until is not None and states[-1].at <= stated_until)
+        assert stated_until is not None
+        assert states[-1].at <= stated_until
         for state in states:
             book = Book(world.catalogue.entitlements[entitlement], Account(entitlement=entitlement), (), history)
             book.leaves_at = None if life.head.merge is None else life.head.merge.at

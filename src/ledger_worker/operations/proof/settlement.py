@@ -129,7 +129,14 @@ class _Settled:
             return [f"settled again, there is to be booked: {shown}{f' and {more} lines more' if more > 0 else ''}"]
         self.run.touched.update(self.run.grants)
         settled = {grant.terms.grant_id: grant for grant in self.run.touched_grants()}
-        expected = msgspec.structs.replace(self.run.account, level=self._account.level, next_transition_at=_BEGINNING)
+        expected = msgspec.structs.replace(
+            self.run.account,
+            level=self._account.level,
+            next_transition_at=_BEGINNING,
+            # Where day states are kept may depend on how events were batched.
+            stated_until=self._account.stated_until,
+            since_state=self._account.since_state,
+        )
         ahead = Book(self.run.entitlement, expected, settled.values()).due(NEVER)
         expected = msgspec.structs.replace(expected, next_transition_at=ahead[0].place[0] if ahead else None)
         messages = [] if self._account == expected else [differing_fields(self._account, expected)]
