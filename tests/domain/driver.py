@@ -13,7 +13,6 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain import settlement
 from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
@@ -50,8 +49,6 @@ from ledger_worker.domain.sources import SourceState
 
 USAGE_KEPT = timedelta(days=400)
 SETTLEMENT_WINDOW = timedelta(days=35)
-# Lives are short here: with the figures of the service, few would ever have a day state.
-settlement.STATE_USAGE_MIN = 1
 
 _Identity = tuple[Kind, datetime, UUID | None, UUID | None, str | None]
 _Value = TypeVar("_Value", bound=msgspec.Struct)

@@ -1,7 +1,7 @@
 """Verify finds nothing in a ledger that was only applied to, and names the row wherever somebody changed one."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -45,7 +45,6 @@ from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.operations.verify import Check, Progress, Verdict, verify
 from ledger_worker.reports.arrivals import arrivals
 from ledger_worker.store import catalogue, partitions
-from ledger_worker.store.database import engine as new_engine
 from ledger_worker.wire.encode import encode_event
 from ledger_worker.wire.record import Record
 from tests.apply.ledger import Ledger
@@ -120,13 +119,6 @@ RECORDED = tuple(NOON + timedelta(hours=1, seconds=place) for place in range(len
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    made = new_engine(database_url)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
 def ledger(engine: Engine) -> Engine:
     """The facts of TOLD, applied in three batches."""
     prepare(engine, OFFERS)
@@ -193,7 +185,7 @@ def test_a_ledger_that_was_only_applied_to_has_no_findings(ledger: Engine) -> No
     assert found.findings == ()
     assert found.is_clean
     assert (found.customers, found.events, found.postings) == (2, 8, 8)
-    assert all(result.looked_at > 0 for result in found.checks)
+    assert {result.check for result in found.checks if not result.looked_at} == {Check.DAY_STATE}
 
 
 def test_an_empty_ledger_has_no_findings(engine: Engine) -> None:

@@ -27,7 +27,7 @@ raises `HistoryNeeded`; the caller loads it and decides the customer anew.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heappush
 from uuid import UUID
@@ -66,6 +66,7 @@ __all__ = [
     "HistoryNeeded",
     "Parcel",
     "Place",
+    "Stops",
     "Transition",
     "all_of",
     "granted_ahead",
@@ -173,6 +174,13 @@ class Parcel(msgspec.Struct, frozen=True):
         return cls(line.at, datetime.fromisoformat(used_at), debt)
 
 
+class Stops(msgspec.Struct):
+    """Instants, rising, at which a run is looked at: when everything up to and including them has happened."""
+
+    instants: list[datetime]
+    look: Callable[[datetime], None]
+
+
 class BookedGrant(msgspec.Struct):
     """A grant while a book is open: like `ledger.Grant`, and changing.
 
@@ -259,6 +267,7 @@ class Book:
         self._burnt = 0
         self._is_run = False
         self._run_posting = 0
+        self._stops: Stops | None = None
         self._coming: list[tuple[Place, int, _Happening]] = []
         self._reversed: dict[UUID, list[Reversal]] = {}
         self._overage_of: dict[UUID, Debt] = {}
@@ -1213,10 +1222,12 @@ class Book:
         until: Place,
         arriving: Sequence[Parcel] = (),
         since: DayState | None = None,
+        stops: Stops | None = None,
     ) -> list[Line]:
         """Everything up to `until` has happened, on a book that is empty or stands as at `since`. Returns its lines."""
         lines: list[Line] = []
         self._is_run = True
+        self._stops = stops
         self._run_posting = 0 if since is None else since.posting
         self.since_state = 0
         self._reversed = _by_usage(reversals)
@@ -1239,6 +1250,7 @@ class Book:
             place, _, what = heappop(self._coming)
             if place <= until:
                 self._pass_day(place)
+                self._pass_stops(place)
             if isinstance(what, UsageFact):
                 self.since_state += 1
                 lines += self._burn(what)
@@ -1249,6 +1261,7 @@ class Book:
             else:
                 lines += self._leave(place[0]) if what is None else self._arrive(what)
             self.place = place if self.place is None else max(self.place, place)
+        self._pass_stops(None)
         # Where a grant ends decides what becomes of units that were given back before: such an end reaches back.
         told = [all_of(reversal.at) for reversal in reversals if reversal.at <= until[0]]
         self.place = max(told if self.place is None else (self.place, *told), default=None)
@@ -1262,6 +1275,12 @@ class Book:
             self.new_states.append(self.state())
             self.stated_until = self.place[0]
             self.since_state = 0
+
+    def _pass_stops(self, place: Place | None) -> None:
+        """What happens next is at `place` (None: nothing more): whoever asked for a stop before it has a look."""
+        stops = self._stops
+        while stops is not None and stops.instants and (place is None or place[0] > stops.instants[0]):
+            stops.look(stops.instants.pop(0))
 
     def state(self) -> DayState:
         """How the book stands. Only between two instants: all that happens at its position's must have happened."""

@@ -28,6 +28,7 @@ from ledger_worker.operations.proof.rows import (
     AccountRow,
     CustomerRow,
     CustomerRows,
+    DayStateRow,
     EntryRow,
     EventRow,
     GrantRow,
@@ -372,6 +373,12 @@ FROM account
 WHERE customer_id BETWEEN :first AND :last
 ORDER BY customer_id, entitlement
 """)
+_DAY_STATES = text("""
+SELECT customer_id, entitlement, at, posting, state
+FROM day_state
+WHERE customer_id BETWEEN :first AND :last
+ORDER BY customer_id, entitlement, at
+""")
 _SOURCES = text("""
 SELECT source.customer_id, source.source_key, source.state, source_owner.customer_id
 FROM source
@@ -435,12 +442,13 @@ def _customers(connection: Connection, between: dict[str, str], stack: ExitStack
     events = cursor(_EVENTS, EventRow)
     grants = cursor(_GRANTS, GrantRow)
     accounts = cursor(_ACCOUNTS, AccountRow)
+    states = cursor(_DAY_STATES, DayStateRow)
     sources = cursor(_SOURCES, SourceRow)
     outbox = cursor(_OUTBOX, OutboxRow)
     while True:
         waiting = [
             each.customer_id
-            for each in (customers, postings, entries, events, grants, accounts, sources, outbox)
+            for each in (customers, postings, entries, events, grants, accounts, states, sources, outbox)
             if each.customer_id is not None
         ]
         if not waiting:
@@ -455,6 +463,7 @@ def _customers(connection: Connection, between: dict[str, str], stack: ExitStack
             events=events.take(customer_id),
             grants=grants.take(customer_id),
             accounts=accounts.take(customer_id),
+            states=states.take(customer_id),
             sources=sources.take(customer_id),
             outbox=outbox.take(customer_id),
         )
@@ -474,6 +483,7 @@ def _customer(connection: Connection, customer_id: str) -> CustomerRows:
         events=[],
         grants=[],
         accounts=[],
+        states=[],
         sources=[],
         outbox=[],
     )

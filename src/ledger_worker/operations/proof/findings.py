@@ -36,6 +36,8 @@ class Check(StrEnum):
     """The lines about each usage add up to the units that were used and not reversed."""
     SETTLEMENT = "settlement"
     """Each account, settled again from nothing, is covered as it is booked, and grants once more what it granted so."""
+    DAY_STATE = "day_state"
+    """Each day state is how its account, settled from nothing, stands at that instant."""
     CHECK_PATH = "check_path"
     """What an access check reads of an account is what the settled account shows."""
     OUTBOX = "outbox"

@@ -19,6 +19,7 @@ __all__ = [
     "AccountRow",
     "CustomerRow",
     "CustomerRows",
+    "DayStateRow",
     "EntryRow",
     "EventRow",
     "GrantRow",
@@ -144,6 +145,16 @@ class AccountRow(msgspec.Struct, frozen=True, gc=False):
     held: int
 
 
+class DayStateRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `day_state`; `state` is msgpack."""
+
+    customer_id: str
+    entitlement: str
+    at: datetime
+    posting: int
+    state: bytes
+
+
 class SourceRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `source` with the customer that `source_owner` names."""
 
@@ -174,6 +185,7 @@ class CustomerRows(msgspec.Struct, kw_only=True):
     events: list[EventRow]
     grants: list[GrantRow]
     accounts: list[AccountRow]
+    states: list[DayStateRow]
     sources: list[SourceRow]
     outbox: list[OutboxRow]
 

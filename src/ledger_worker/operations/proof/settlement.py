@@ -14,6 +14,7 @@ from ledger_worker.domain.owners import Merges, goes_on_as
 from ledger_worker.domain.settlement import Book, BookedGrant, History, HistoryNeeded, Parcel, left_by
 from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
 from ledger_worker.operations.proof.rows import AccountRow, Member, Published, grant_name
+from ledger_worker.operations.proof.states import check_account_of_states, check_states, state_rows, stood_at
 
 __all__ = ["Arrivals", "arrivals_of", "check_accounts"]
 
@@ -38,6 +39,7 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
     It cannot be proven when its entitlement's policies for debt or overage changed under it: it is settled by a mixture
     of them.
     """
+    check_account_of_states(member, findings)
     for row in member.rows.accounts:
         findings.looked_at[Check.SETTLEMENT] += 1
         account = member.accounts.get(row.entitlement)
@@ -55,6 +57,7 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
         for message in wrong:
             findings.add(Check.SETTLEMENT, member.customer_id, name, message)
         if not wrong:
+            check_states(member, row.entitlement, settled.stood, findings)
             findings.looked_at[Check.CHECK_PATH] += 1
             message = _read_otherwise(row, account, versions, settled.run)
             if message:
@@ -112,9 +115,10 @@ class _Settled:
                 phase = Phase.VOID if grant.phase is Phase.VOID else Phase.PENDING
                 self.run.grants[grant.terms.grant_id] = BookedGrant(grant.terms, phase, grant.set_by, burns=[])
         until = (account.settled_at or _BEGINNING, account.settled_tie)
+        stops, self.stood = stood_at(self.run, state_rows(member, entitlement.key))
         self._lines: list[Line] | None
         try:
-            self._lines = self.run.run_all(history.usage, history.reversals, until, arriving)
+            self._lines = self.run.run_all(history.usage, history.reversals, until, arriving, stops=stops)
         except HistoryNeeded:
             self._lines = None
 
