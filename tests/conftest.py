@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from hypothesis import settings
 
-from ledger_worker.domain import settlement
+from ledger_worker.domain import course
 from ledger_worker.local import cluster as local_cluster
 from ledger_worker.local.cluster import Cluster
 from tests import shared_cluster
@@ -22,7 +22,7 @@ _RUN = pytest.StashKey[ExitStack]()
 _TOPIC_SECONDS_MAX = 30.0
 
 # Lives are short in tests: with the figure of the service, few would ever have a day state.
-settlement.STATE_USAGE_MIN = 1
+course.STATE_USAGE_MIN = 1
 
 # `print_blob`: a failure prints what repeats it. No deadline: the machine may be busy with two servers.
 settings.register_profile("default", print_blob=True, deadline=None)

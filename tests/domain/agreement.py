@@ -7,11 +7,13 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain.booked import standing_of
 from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import Event, event_key
 from ledger_worker.domain.ledger import EFFECTS, Account, GrantTerms, Kind, Line, Origin, Phase
-from ledger_worker.domain.settlement import Book, all_of, standing_of
+from ledger_worker.domain.places import all_of
+from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id, terms
 from ledger_worker.local.oracle.terms import Given, Suspended, TakenBack, given
 from ledger_worker.local.oracle.units import Outcome, Telling, outcomes
@@ -131,7 +133,7 @@ def assert_states_hold(world: World, life: Customer) -> None:
         for state in states:
             book = Book(world.catalogue.entitlements[entitlement], Account(entitlement=entitlement), (), history)
             book.leaves_at = None if life.head.merge is None else life.head.merge.at
-            run = book._fresh_run()  # noqa: SLF001 -- the run itself
+            run = book.fresh_run()
             usage = [fact for fact in history.usage if fact.at <= state.at]
             run.run_all(
                 usage, history.reversals, all_of(state.at), [one for one in book.arrived() if one.at <= state.at]

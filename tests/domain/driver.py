@@ -16,6 +16,7 @@ import msgspec
 from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
+from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decide import (
     CustomerHead,
     Decided,
@@ -43,7 +44,8 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Account, DayState, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
-from ledger_worker.domain.settlement import Book, History, HistoryNeeded, usage_tie
+from ledger_worker.domain.places import usage_tie
+from ledger_worker.domain.settlement import Book, History
 from ledger_worker.domain.side import told_of
 from ledger_worker.domain.sources import SourceState
 

@@ -169,7 +169,9 @@ def _in_force(book: Book) -> _Force:
             force.period_end = terms.period_end
     if book.overage:
         since = force.starts_at if force.grants else book.last_end
-        force.overage = sum(units for started_at, units in book.overage_since if since is None or started_at >= since)
+        force.overage = sum(
+            units for started_at, units in book.overage_since.all if since is None or started_at >= since
+        )
     return force
 
 

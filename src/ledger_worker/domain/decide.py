@@ -18,8 +18,10 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LateUsage
 from ledger_worker.domain.changes import Change, EntitlementPicture
+from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.events import (
     UNITS_MAX,
     CustomersMerged,
@@ -45,7 +47,8 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Held, Merge, goes_on_as
-from ledger_worker.domain.settlement import BookedGrant, HistoryNeeded, Parcel, Place, Transition, all_of, usage_tie
+from ledger_worker.domain.parcels import Parcel
+from ledger_worker.domain.places import Place, Transition, all_of, usage_tie
 from ledger_worker.domain.side import (
     MICROSECOND,
     BookedAccount,

@@ -251,6 +251,14 @@ class Debt(msgspec.Struct, frozen=True, omit_defaults=True):
     units: int
     tie: str = ""
 
+    def order(self) -> tuple[datetime, bool, str]:
+        """In which order what is owed is paid."""
+        return (self.at, self.cut_id is None, self.tie)
+
+    def is_before(self, root_at: datetime) -> bool:
+        """Whether it was owed when a grant that began then paid: cuts of that instant come before, usage after."""
+        return self.at < root_at or (self.at == root_at and self.cut_id is not None)
+
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """A grant as booked: its terms, phase, counters, and the number of the posting that last set its terms.

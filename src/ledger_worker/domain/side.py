@@ -30,7 +30,8 @@ from ledger_worker.domain.ledger import (
     posting_hash,
 )
 from ledger_worker.domain.owners import Merge
-from ledger_worker.domain.settlement import Book, History, Transition
+from ledger_worker.domain.places import Transition
+from ledger_worker.domain.settlement import Book, History
 
 __all__ = ["MICROSECOND", "BookedAccount", "CustomerHead", "LoadedCustomer", "Side", "Told", "entries_of", "told_of"]
 

@@ -13,7 +13,7 @@ from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementTy
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.outcomes import Outcome
-from ledger_worker.domain.settlement import is_open, is_suspended
+from ledger_worker.domain.places import is_open, is_suspended
 
 __all__ = [
     "GrantVerdict",

@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import CustomerPicture
+from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.owners import Merges, goes_on_as
-from ledger_worker.domain.settlement import Book, HistoryNeeded
+from ledger_worker.domain.settlement import Book
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store

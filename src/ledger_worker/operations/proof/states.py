@@ -7,8 +7,10 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain.booked import standing_of
+from ledger_worker.domain.course import Course, Stops
 from ledger_worker.domain.ledger import Account, DayState, Kind, Phase, Reversal, Standing
-from ledger_worker.domain.settlement import Book, Place, Stops, all_of, standing_of
+from ledger_worker.domain.places import Place, all_of
 from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
 from ledger_worker.operations.proof.rows import DayStateRow, EntryRow, Member, grant_name
 
@@ -29,7 +31,7 @@ def state_rows(member: Member, entitlement: str) -> list[DayStateRow]:
     return [row for row in member.rows.states if row.entitlement == entitlement]
 
 
-def stood_at(run: Book, rows: Iterable[DayStateRow]) -> tuple[Stops, dict[datetime, Stood]]:
+def stood_at(run: Course, rows: Iterable[DayStateRow]) -> tuple[Stops, dict[datetime, Stood]]:
     """What has a run stop at the instant of each row, and how it stood there, once it has run."""
     found: dict[datetime, Stood] = {}
 
