@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from uuid import uuid4
 
@@ -164,6 +165,38 @@ def test_a_folder_without_a_cluster_has_no_status_and_is_stopped_already(tmp_pat
 
     assert cluster.status(tmp_path) is None
     assert tmp_path.exists()
+
+
+def test_a_folder_is_gone_although_what_is_ending_still_writes_into_it(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    (folder / "cluster.json").touch()
+    writes = "import itertools, sys\nfor n in itertools.count(): open(f'{sys.argv[1]}/{n % 5000}', 'w').close()"
+    with subprocess.Popen([sys.executable, "-c", writes, folder], stderr=subprocess.DEVNULL) as writer:
+        while not (folder / "4999").exists():
+            assert writer.poll() is None
+        with ThreadPoolExecutor(1) as beside:
+            deleted = beside.submit(cluster.delete, folder)
+            wait([deleted], timeout=0.5)
+            writer.kill()
+            deleted.result()
+
+    assert not folder.exists()
+
+
+def test_an_interrupt_is_handled_when_the_block_is_over() -> None:
+    done = []
+
+    def interrupted() -> None:
+        with daemon.interrupts_wait():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert done == ["all of the block"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_folder_that_holds_other_files_is_refused(tmp_path: Path) -> None:

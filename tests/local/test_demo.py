@@ -56,8 +56,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(
 
     assert "Interrupted" in said
     assert started.returncode != 0
-    assert running(temporary_folder) == []
-    assert list(temporary_folder.iterdir()) == []
+    assert running(temporary_folder) == [], said
+    assert list(temporary_folder.iterdir()) == [], said
 
 
 @pytest.mark.long

@@ -71,7 +71,10 @@ def start(folder: Path, tuning: Tuning = DURABLE) -> Cluster:
         _write_state(folder, state)
         try:
             with ThreadPoolExecutor(2) as side_by_side:
-                for started in [side_by_side.submit(each, folder, state) for each in (_start_postgres, _start_kafka)]:
+                # A thread whose start is interrupted goes on, and nobody waits for it: it would start its server later.
+                with daemon.interrupts_wait():
+                    starting = [side_by_side.submit(each, folder, state) for each in (_start_postgres, _start_kafka)]
+                for started in starting:
                     started.result()
         except BaseException:
             _stop(folder)
@@ -94,7 +97,7 @@ def delete(folder: Path) -> None:
         with daemon.locked(_lock(folder), _LOCK_SECONDS_MAX):
             kafka.kill(folder)
             postgres.kill(folder)
-            shutil.rmtree(folder)
+            daemon.remove_folder(folder)
 
 
 def status(folder: Path) -> Cluster | None:

@@ -9,9 +9,12 @@ import fcntl
 import os
 import pwd
 import random
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.01
 _LAUNCH_SECONDS_MAX = 30.0
 _KILL_SECONDS_MAX = 30.0
+_REMOVE_SECONDS_MAX = 10.0
 _LOG_BYTES_MAX = 1_000_000
 # Below the range from which systems pick the near end of outgoing connections. A port from that range may be taken
 # while its server is down, even by a client that tries to connect to it and so meets itself.
@@ -49,6 +53,30 @@ def locked(path: Path, wait_seconds: float) -> Iterator[None]:
         if not _comes_true_within(lambda: _locks(file.fileno()), wait_seconds):
             raise UnavailableError(f"another process has held {path} for {wait_seconds:.0f} seconds")
         yield
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """A signal that asks this process to end is handled when the block is over, not within it.
+
+    Python handles signals in the main thread only, so a block in another one is never interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+
+    def wait(number: int, _frame: object) -> None:
+        waiting.append(number)
+
+    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +190,21 @@ def wait_for_orphans(folder: Path) -> None:
 
     if not _comes_true_within(is_left, _KILL_SECONDS_MAX):
         raise UnavailableError(f"processes of a server that was killed still work in {folder}")
+
+
+def remove_folder(folder: Path) -> None:
+    """The folder is gone with all that is in it, although a program that is just ending may write into it once more.
+
+    Raises the OSError of the last try when it cannot be removed.
+    """
+    deadline = time.monotonic() + _REMOVE_SECONDS_MAX
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
 
 
 def why_it_ended(name: str, log: Path, log_start: int) -> str:

@@ -41,7 +41,7 @@ from ledger_worker.kafka.client import admin_client
 from ledger_worker.kafka.reading import Reading, read_topic
 from ledger_worker.kafka.sending import OutgoingRecord, send
 from ledger_worker.kafka.topics import create, plan
-from ledger_worker.local import cluster
+from ledger_worker.local import cluster, daemon
 from ledger_worker.local.comparison import Comparison, compare
 from ledger_worker.local.simulator.simulate import CATALOGUE_FILE, Simulation, Truth, simulate
 from ledger_worker.local.tuning import FAST
@@ -69,7 +69,6 @@ _LOOK_SECONDS = 0.1
 _PRINT_SECONDS = 3.0
 _STALL_SECONDS_MAX = 90.0
 _STOP_SECONDS_MAX = 40.0
-_REMOVE_SECONDS_MAX = 10
 _LOG_LINES_SHOWN = 15
 _COLUMNS_UNLESS_TERMINAL = 120
 _POSTINGS_SHOWN = 4
@@ -628,18 +627,11 @@ def _client_log(log: Path) -> Iterator[None]:
 
 def _clean_up(folder: Path, workers: _Workers, *, keeps_logs: bool) -> None:
     """Nothing runs any more; the folder is gone, or holds only logs. Not to be interrupted: it takes a second."""
-    ignored = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
-    try:
+    with daemon.interrupts_wait():
         workers.kill()
         if keeps_logs:
             for log in (folder / "cluster").glob("*.log"):
                 shutil.copy(log, folder)
         cluster.delete(folder / "cluster")
-        # What is just ending may write once more while its folder is being removed.
-        deadline = time.monotonic() + _REMOVE_SECONDS_MAX
-        while not keeps_logs and folder.exists() and time.monotonic() < deadline:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not keeps_logs:
+            daemon.remove_folder(folder)
