@@ -151,6 +151,7 @@ class Book(Course):
             self.new_usage.append(usage)
             return self._settle_again(all_of(until), place)
         if self.follows(usage):
+            self._states_are_stale(place[0])
             self._pass_day(place)
             self.place = place
         elif not usage.units:
@@ -264,6 +265,7 @@ class Book(Course):
         if transition.place[1][0] == CUT and self._uncovers(grant.terms):
             lines = self._settle_again(transition.place)
         else:
+            self._states_are_stale(transition.place[0])
             self._pass_day(transition.place)
             lines = self._booked(self._happen(transition.place, grant))
         self.place = max(self.place or transition.place, transition.place)
@@ -296,6 +298,7 @@ class Book(Course):
             if (self.place is None or place > self.place) and place <= until
         )
         for place, grant_id in happenings:
+            self._states_are_stale(place[0])
             lines += self._happen(place, self.grants[grant_id])
             self.place = place
         self._is_ahead_known = False
