@@ -21,6 +21,13 @@ from tests.domain.histories import AFTER_ALL, START, TICK, History, histories, h
 
 EXAMPLES = settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 CAMPAIGN, PARTS = 100_000, 8
+FOUND = {
+    2026112516728: "a grant that begins at the very instant of a day state, told later",
+    2026112521459: "of grants without an end, what rolled over burns before its elders",
+    2026112521713: "units that came back, were used again and came back once more",
+    2026112524030: "of grants without an end, what rolled over burns before its elders",
+}
+"""Histories that broke a claim once, and what they have that others do not."""
 
 
 @EXAMPLES
@@ -74,6 +81,11 @@ def test_what_is_due_may_be_booked_at_any_time_by_anyone(history: History, wakin
     # a clock that books two at a time may stand between two of one instant.
     at = max(life.head.recorded_at or START for life in (asleep, awake)) + timedelta(milliseconds=1)
     assert comes_to(asleep, at) == comes_to(awake, at)
+
+
+@pytest.mark.parametrize("number", FOUND)
+def test_a_history_that_broke_a_claim_once_holds_them_all(number: int) -> None:
+    hold_every_claim(number)
 
 
 @pytest.mark.long

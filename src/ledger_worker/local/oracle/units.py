@@ -7,7 +7,7 @@ the paragraph of `docs/reference/rules.md` that the code beside them follows.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -38,6 +38,7 @@ ENDS, BEGINS, CUTS, PAYMENT, USAGE = range(5)
 """Settlement: the order of what happens at one instant. Whether a grant is suspended is asked when it matters."""
 
 PERCENT = 100
+NO_END = datetime.max.replace(tzinfo=UTC)
 TRANSFERS = (PurchaseTransferred, SubscriptionTransferred)
 
 UsageKey = tuple[str, str]
@@ -387,8 +388,7 @@ class Walk:
             key=lambda one: (
                 one.terms.units is None,
                 one.terms.priority,
-                one.terms.end is None,
-                one.terms.end or one.terms.start,
+                one.terms.end or NO_END,
                 -one.terms.generation,
                 one.terms.start,
                 one.terms.name.bytes,
@@ -425,7 +425,7 @@ class Walk:
         return True
 
     def give_back(self, one: UsedUnit, reversal: Reversal) -> None:
-        """The unit was not used after all; its grant has it as one that came back."""
+        """The unit was not used after all; its grant has it as one that came back, and stays one when used again."""
         grant, unit = one.grant, one.unit
         if grant is None:
             return
@@ -434,8 +434,8 @@ class Walk:
             return
         allowance, end = grant.made.allowance, grant.terms.end
         is_regranted = allowance is not None and allowance.return_after_end is ReturnAfterEnd.REGRANT
-        unit.by = reversal if is_regranted and end is not None and reversal.at >= end else None
-        if unit.by:
+        if is_regranted and end is not None and reversal.at >= end:
+            unit.by = reversal
             grant.came_back.append(reversal)
         place = sum(other.by is not None for other in grant.free) if unit.by else len(grant.free)
         grant.free.insert(place, unit)
