@@ -44,8 +44,8 @@ __all__ = ["Figures", "measure", "report"]
 class One(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds that one event takes, a figure for each time it was measured.
 
-    `applied` by `apply_batch`, all in; `loaded` is reading the history that deciding asks for, empty where it asks for
-    none; `decided` is deciding with everything loaded.
+    `applied` by `apply_batch`, all in; `loaded` is reading what deciding asks for of the history, empty where it
+    asks for none; `decided` is deciding with everything loaded.
     """
 
     applied: list[float]
@@ -82,7 +82,7 @@ def report(figures: Figures) -> str:
     lines += [
         "",
         "One usage for an account that holds many, median milliseconds: applied, a transaction of its own and all in;",
-        "loaded, the account's history read where deciding asks for it; decided, the decision alone with all loaded.",
+        "loaded, what deciding asks for of the account's history; decided, the decision alone with all loaded.",
         "",
         "| held | usage | times | applied | of in order | loaded | decided |",
         "|---:|---|---:|---:|---:|---:|---:|",
@@ -313,7 +313,8 @@ def _decide_alone(connection: Connection, event: Event, catalogues: Catalogues, 
     decided = decide_it(world, told, catalogue)
     if isinstance(decided, NeedsHistory):
         began_at = time.perf_counter()
-        histories[_ENTITLEMENT] = histories_store.read_histories(connection, [pair])[pair]
+        before = {} if decided.before is None else {pair: decided.before}
+        histories[_ENTITLEMENT] = histories_store.read_histories(connection, [pair], before=before)[pair]
         found.loaded.append(_milliseconds_since(began_at))
         began_at = time.perf_counter()
         decided = decide_it(world, told, catalogue)
