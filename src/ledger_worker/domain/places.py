@@ -131,7 +131,7 @@ def first_difference(old: GrantTerms | None, new: GrantTerms | None) -> Place:
         places += [(old.effective_at, BEGIN), (new.effective_at, BEGIN)]
     if old.expires_at != new.expires_at:
         places += [(terms.expires_at, END) for terms in (old, new) if terms.expires_at is not None]
-    if (old.rolls_into, old.rollover_max, old.regrants) != (new.rolls_into, new.rollover_max, new.regrants):
+    if _ending_terms(old) != _ending_terms(new):
         places += [(terms.expires_at, END) for terms in (old, new) if terms.expires_at is not None]
     places += [(cut.at, CUT) for cut in set(old.cuts) ^ set(new.cuts)]
     places += _suspension_differences(old.suspensions, new.suspensions)
@@ -140,6 +140,11 @@ def first_difference(old: GrantTerms | None, new: GrantTerms | None) -> Place:
 
 def _burning_terms(terms: GrantTerms) -> tuple[int | None, int, datetime | None]:
     return (terms.amount, terms.priority, terms.root_at)
+
+
+def _ending_terms(terms: GrantTerms) -> tuple[UUID | None, int | None, bool, int | None]:
+    """What an end does with what is left; a child by regrant is of its parent's offer version."""
+    return (terms.rolls_into, terms.rollover_max, terms.regrants, terms.offer_version if terms.regrants else None)
 
 
 def _suspension_differences(old: Sequence[Suspension], new: Sequence[Suspension]) -> list[Place]:
