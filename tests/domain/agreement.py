@@ -10,8 +10,9 @@ import msgspec
 from ledger_worker.domain.booked import standing_of
 from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.course import Course, Stops
 from ledger_worker.domain.events import Event, event_key
-from ledger_worker.domain.ledger import EFFECTS, Account, GrantTerms, Kind, Line, Origin, Phase
+from ledger_worker.domain.ledger import EFFECTS, Account, DayState, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.places import all_of
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id, terms
@@ -135,15 +136,27 @@ def assert_states_hold(world: World, life: Customer) -> None:
             book.leaves_at = None if life.head.merge is None else life.head.merge.at
             run = book.fresh_run()
             usage = [fact for fact in history.usage if fact.at <= state.at]
-            run.run_all(
-                usage, history.reversals, all_of(state.at), [one for one in book.arrived() if one.at <= state.at]
-            )
-            stood = run.state()
+            arrived = [one for one in book.arrived() if one.at <= state.at]
+            stops, seen = _states_of(run, state.at)
+            run.run_all(usage, history.reversals, all_of(state.at), arrived, stops=stops)
+            (stood,) = seen
             assert _without_place(stood.account) == _without_place(state.account)
+            told_at = {all_of(reversal.at) for reversal in history.reversals if reversal.at <= state.at}
+            assert _place(state.account) in {_place(stood.account), *told_at}
             told = {one.grant_id: one for one in state.grants}
             now = {one.grant_id: one for one in map(standing_of, run.grants.values())}
             assert told == {grant_id: now[grant_id] for grant_id in told}
             assert {one.grant_id for one in stood.grants if one.phase is not Phase.ENDED} <= told.keys()
+
+
+def _states_of(run: Course, at: datetime) -> tuple[Stops, list[DayState]]:
+    """What has a run stop at an instant, and the states that it had at its stops, once it has run."""
+    seen: list[DayState] = []
+    return Stops([at], lambda _: seen.append(run.state())), seen
+
+
+def _place(account: Account) -> tuple[datetime | None, str]:
+    return account.settled_at, account.settled_tie
 
 
 def _without_place(account: Account) -> Account:

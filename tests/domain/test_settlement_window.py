@@ -127,6 +127,19 @@ def test_what_was_decided_of_usage_stays_whatever_the_window_and_the_policy_are_
     assert [one.outcome for one in life.inbox.values()][1] is LATE[policy]
 
 
+def test_ignored_usage_happens_nowhere_also_at_the_instant_of_a_day_state() -> None:
+    life = Life(packs(LateUsage.IGNORE_AND_TELL))
+    life.tell((told("bought", day(1), bought()), day(1)), (told("u1", day(2), used(2)), day(2)))
+    life.tell((told("u3", day(3), used(2)), day(3)))
+    kept = life.customers["ada"].states["api"]
+    assert [state.at for state in kept] == [day(2)]
+
+    life.tell((told("u2", day(2), used(4)), day(60)))
+
+    assert life.customers["ada"].states["api"] == kept
+    assert_all(life)
+
+
 def test_ignored_usage_books_nothing_and_asks_for_no_history(monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(packs(LateUsage.IGNORE_AND_TELL))
     life.tell((told("bought", day(1), bought()), day(1)), (told("u1", day(49), used(2)), day(49)))

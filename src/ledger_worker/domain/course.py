@@ -252,7 +252,7 @@ class Course:
         self._run_posting = 0 if since is None else since.posting
         self.since_state = 0
         self._reversed = by_usage(reversals)
-        self._coming = [(place_of_usage(fact), 0, fact) for fact in usage]
+        self._coming = [(place_of_usage(fact), 0, fact) for fact in usage if fact.units]
         self._coming += [(parcel.place, 0, parcel) for parcel in arriving]
         self._used_at = {fact.usage_key: fact.at for fact in usage} if self.leaves_at is not None or arriving else {}
         if self.leaves_at is not None:

@@ -138,7 +138,7 @@ class Book(Course):
         """Usage is booked: by one step when it is the last happening so far, else by settling again.
 
         Also by one step when it is late and could stand at the end as well, so that services whose reports of the same
-        minutes overtake each other cost no run. Usage without units that lies further back moves nothing.
+        minutes overtake each other cost no run. Usage without units happens nowhere.
         """
         place = place_of_usage(usage)
         if self.leaves_at is not None:
@@ -150,13 +150,13 @@ class Book(Course):
             self.waiting = tuple(key for key in self.waiting if key != usage.usage_key)
             self.new_usage.append(usage)
             return self._settle_again(all_of(until), place)
+        if not usage.units:
+            self.new_usage.append(usage)
+            return []
         if self.follows(usage):
             self._states_are_stale(place[0])
             self._pass_day(place)
             self.place = place
-        elif not usage.units:
-            self.new_usage.append(usage)
-            return []
         elif self._could_be_last(usage):
             self._states_are_stale(usage.at)
             self.active[0].burns = None  # no longer in order; whoever needs them settles again
