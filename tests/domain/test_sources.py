@@ -12,14 +12,18 @@ from uuid import UUID
 import pytest
 
 from ledger_worker.domain.catalogue import Apply, Catalogue, OnCancel, RefundPolicy
-from ledger_worker.domain.events import Event, SourceFact, source_key
+from ledger_worker.domain.events import UNITS_MAX, Event, SourceFact, source_key
 from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState, fold, grant_id, refunded_units
+from tests.domain.agreement import assert_all
+from tests.domain.driver import Life
 from tests.domain.telling import (
     PACK_OF_TEN,
     access,
     activated,
+    assigned,
+    assigned_again,
     bought,
     cancelled,
     catalogue,
@@ -28,6 +32,7 @@ from tests.domain.telling import (
     item,
     line,
     offer,
+    quantity_changed,
     quota,
     refunded,
     renewed,
@@ -683,3 +688,30 @@ def test_the_other_lines_of_an_order_with_an_unknown_sku_are_granted() -> None:
     terms = terms_of(PACK_OF_TEN, told("p", day(2), bought(line("unheard-of"), line(line_id="l2"))))
 
     assert [grant.line_id for grant in terms] == ["l2"]
+
+
+@pytest.mark.parametrize(("units", "outcome"), [(None, Outcome.APPLIED), (5, Outcome.CONTRADICTED)])
+def test_a_renewal_gives_no_units_of_what_has_none(units: int | None, outcome: Outcome) -> None:
+    life = Life(catalogue(quota(), access()))
+    life.tell((told("a", day(1), assigned(None, day(1), day(5), entitlement="video")), day(1)))
+
+    assert life.outcome_of(told("r", day(2), assigned_again(day(5), day(9), units=units)), day(2)) is outcome
+
+    assert life.picture("video", day(6)).allowed is (outcome is Outcome.APPLIED)
+    assert_all(life)
+
+
+def test_no_grant_has_more_units_than_can_be_counted_in_any_order() -> None:
+    offered = catalogue(quota(), offer("plan", gives(1000, rollover_units=1000)))
+    told_of = (
+        told("a", day(1), activated(day(1), day(31), item(quantity=UNITS_MAX // 2))),
+        told("q", day(3), quantity_changed(UNITS_MAX, day(3))),
+        told("f", day(5), quantity_changed(1, day(5), "c2")),
+        told("r", day(30), renewed(day(31), day(61), item(quantity=UNITS_MAX))),
+    )
+
+    terms = terms_of(offered, *told_of)
+
+    assert {one.amount for one in terms} == {UNITS_MAX, 0}
+    assert {cut.units for one in terms for cut in one.cuts} == {UNITS_MAX - 1000}
+    assert {one.rollover_max for one in terms} == {UNITS_MAX, None}

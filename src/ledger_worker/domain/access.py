@@ -51,11 +51,11 @@ def picture(book: Book) -> EntitlementPicture:
         allowed=reason is AccessReason.ALLOWED,
         reason=reason.value,
         unlimited=has_units and force.is_unlimited,
-        allocated=force.granted if has_limit else None,
-        limit=force.limit if has_limit else None,
+        allocated=_counted(force.granted) if has_limit else None,
+        limit=_counted(force.limit) if has_limit else None,
         used=force.used if has_units else None,
         held=force.held if has_units else None,
-        remaining=force.limit - force.used - force.held if has_limit else None,
+        remaining=_counted(force.limit - force.used - force.held) if has_limit else None,
         overage=force.overage if has_units else None,
         debt=book.debt if has_units else None,
         forgiven=book.forgiven if has_units else None,
@@ -65,7 +65,7 @@ def picture(book: Book) -> EntitlementPicture:
         period_end=force.period_end,
         suspension_causes=tuple(sorted(set(force.causes))) or None,
         upcoming=_upcoming(book),
-        over_allocated=force.short if has_units else None,
+        over_allocated=_counted(force.short) if has_units else None,
     )
 
 
@@ -81,7 +81,7 @@ def shown_units(book: Book) -> tuple[int | None, int, int]:
     """
     force = _in_force(book)
     has_limit = book.entitlement.type is EntitlementType.QUOTA and not force.is_unlimited
-    return force.limit if has_limit else None, force.used, force.held
+    return _counted(force.limit) if has_limit else None, force.used, force.held
 
 
 def quiet_units(book: Book) -> int | None:
@@ -105,6 +105,7 @@ def quiet_units(book: Book) -> int | None:
     return min(bounds, default=None)
 
 
+_COUNT_MAX = 2**63 - 1
 _UPCOMING_MAX = 10
 _UPCOMING = {"begin": "begins", "suspend": "suspended", "lift": "lifted", "cut": "cut"}
 _STATE = {
@@ -140,6 +141,11 @@ class _Force(msgspec.Struct):
     overage: int = 0
     causes: tuple[str, ...] = ()
     short: int = 0
+
+
+def _counted(units: int) -> int:
+    """A sum over grants as it is told: as much as 64 bits can say stands for all that is more."""
+    return min(units, _COUNT_MAX)
 
 
 def _in_force(book: Book) -> _Force:

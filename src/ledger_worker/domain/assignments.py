@@ -5,12 +5,13 @@ from datetime import datetime
 
 import msgspec
 
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.events import AssignmentExtended, AssignmentRenewed, AssignmentRevoked, EntitlementAssigned
 from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.stretches import grant_id
 from ledger_worker.domain.told import Latest, PlacedFact, Told
 
-__all__ = ["AssignmentTelling", "assignment_grants", "tell_assignment"]
+__all__ = ["AssignmentTelling", "assignment_grants", "names_units_of_access", "tell_assignment"]
 
 
 class AssignmentTelling(msgspec.Struct):
@@ -42,8 +43,15 @@ def tell_assignment(facts: Sequence[PlacedFact]) -> AssignmentTelling:
     return telling
 
 
-def assignment_grants(telling: AssignmentTelling, source_key: str) -> list[GrantTerms]:
-    """The grant of the assignment, and one for each renewal."""
+def names_units_of_access(telling: AssignmentTelling, renewal: AssignmentRenewed, catalogue: Catalogue) -> bool:
+    """Whether the renewal gives units of what was assigned and has none: that rules it out."""
+    if telling.assigned is None or renewal.units is None:
+        return False
+    return catalogue.entitlements[telling.assigned.content.entitlement].type is not EntitlementType.QUOTA
+
+
+def assignment_grants(telling: AssignmentTelling, source_key: str, catalogue: Catalogue) -> list[GrantTerms]:
+    """The grant of the assignment, and one for each renewal that is not ruled out."""
     if telling.assigned is None:
         return []
     first = telling.assigned.content
@@ -51,6 +59,8 @@ def assignment_grants(telling: AssignmentTelling, source_key: str) -> list[Grant
         (first.effective_at, first.expires_at, first.units, None)
     ]
     for renewal in (told.content for told in telling.renewed.values()):
+        if names_units_of_access(telling, renewal, catalogue):
+            continue
         units = first.units if renewal.units is None else renewal.units
         times.append((renewal.effective_at, renewal.expires_at, units, renewal.effective_at))
     revoked_at = min((told.content for told in telling.revoked.values()), default=None)

@@ -14,6 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from ledger_worker.domain.events import UNITS_MAX
+
 __all__ = [
     "Allowance",
     "Apply",
@@ -182,6 +184,14 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     extend_on_won: bool = False
     return_after_end: ReturnAfterEnd = ReturnAfterEnd.EXPIRE
 
+    def units_of(self, quantity: int) -> int | None:
+        """What so many of the SKU give: at most `UNITS_MAX`, as much as anything can count; None where not counted."""
+        return None if self.units is None else min(self.units * quantity, UNITS_MAX)
+
+    def rollover_of(self, quantity: int) -> int:
+        """How much of what is left rolls over with so many of the SKU: at most `UNITS_MAX`."""
+        return min(self.rollover_units * quantity, UNITS_MAX)
+
     @property
     def regrants(self) -> bool:
         """Whether units that come back after the end are granted once more."""
@@ -299,7 +309,7 @@ _PERCENT_MAX = 1000
 _LEEWAY_SECONDS_MAX = 90 * 86_400
 _ALLOWANCES_MAX = 100
 _ROLLOVER_TIMES_MAX = 100
-_UNITS_MAX = 2**53
+_PRIORITY_MAX = 1_000_000
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _RESOURCE = re.compile(r"[a-z][a-z0-9_-]*:[^\s:]+")
 _ISO_DURATION = re.compile(
@@ -372,15 +382,17 @@ def _allowance_problems(allowance: Allowance, types: dict[str, EntitlementType])
         problems.append(f"entitlement {allowance.entitlement} is not in the catalogue, expected one that is")
     if kind is EntitlementType.ACCESS and allowance.units is not None:
         problems.append(f"units is {allowance.units}, expected none for an entitlement of type access")
-    if allowance.units is not None and not 0 <= allowance.units <= _UNITS_MAX:
-        problems.append(f"units is {allowance.units}, expected 0 to {_UNITS_MAX}, or none for unlimited")
+    if allowance.units is not None and not 0 <= allowance.units <= UNITS_MAX:
+        problems.append(f"units is {allowance.units}, expected 0 to {UNITS_MAX}, or none for unlimited")
     if allowance.lasts not in ("period", "forever") and _duration(allowance.lasts) == (0, timedelta()):
         problems.append(f"lasts is {allowance.lasts!r}, expected period, forever, or an ISO 8601 duration such as P30D")
     for name, seconds in (("leeway_seconds", allowance.leeway_seconds), ("grace_seconds", allowance.grace_seconds)):
         if not 0 <= seconds <= _LEEWAY_SECONDS_MAX:
             problems.append(f"{name} is {seconds}, expected 0 to {_LEEWAY_SECONDS_MAX}")
-    if not 0 <= allowance.rollover_units <= _UNITS_MAX:
-        problems.append(f"rollover_units is {allowance.rollover_units}, expected 0 to {_UNITS_MAX}")
+    if not 0 <= allowance.priority <= _PRIORITY_MAX:
+        problems.append(f"priority is {allowance.priority}, expected 0 to {_PRIORITY_MAX}")
+    if not 0 <= allowance.rollover_units <= UNITS_MAX:
+        problems.append(f"rollover_units is {allowance.rollover_units}, expected 0 to {UNITS_MAX}")
     if allowance.rollover_units and (allowance.units is None or allowance.lasts != "period"):
         problems.append("rollover_units is set, expected it only with units that last a period")
     if not 1 <= allowance.rollover_times <= _ROLLOVER_TIMES_MAX:

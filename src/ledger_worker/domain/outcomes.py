@@ -25,7 +25,8 @@ class Outcome(StrEnum):
     ALREADY_MERGED = "already_merged"
     """The customer goes on as that one already; told again, or by another way."""
     CONTRADICTED = "contradicted"
-    """Kept, but what is told beside it rules it out: a pause over before it began, a second merge into another."""
+    """Kept, but what is told beside it rules it out: a pause over before it began, a second merge into another,
+    units of an assignment that has none."""
     NO_OFFER = "no_offer"
     """At least one SKU had no offer in force; its other lines were granted."""
     NO_PERIOD = "no_period"

@@ -39,7 +39,7 @@ LEAVE, ARRIVE = "0!", "1"
 END, BEGIN, SUSPEND, CUT, PAY, USE = "0", "2", "3", "4", "5", "7"
 """Ranks within one instant; 6 is for the ends of holds."""
 _AFTER_ALL = "8"
-_LIFT_SUFFIX = "/lift"
+_LIFT_SUFFIX = "\x1flift"
 _KINDS = {END: "end", BEGIN: "begin", SUSPEND: "suspend", CUT: "cut", PAY: "pay"}
 
 Place = tuple[datetime, str]

@@ -14,7 +14,12 @@ from typing import assert_never
 
 import msgspec
 
-from ledger_worker.domain.assignments import AssignmentTelling, assignment_grants, tell_assignment
+from ledger_worker.domain.assignments import (
+    AssignmentTelling,
+    assignment_grants,
+    names_units_of_access,
+    tell_assignment,
+)
 from ledger_worker.domain.catalogue import Catalogue, offer_at, versions_for
 from ledger_worker.domain.events import (
     AssignmentExtended,
@@ -226,7 +231,7 @@ def _held(
     elif isinstance(telling, SubscriptionTelling):
         given = subscription_grants(telling, source_key, catalogue, state.catalogue_version)
     else:
-        given = assignment_grants(telling, source_key)
+        given = assignment_grants(telling, source_key, catalogue)
     return holds(given, owners)
 
 
@@ -248,7 +253,7 @@ def _outcome(
         return Outcome.DUPLICATE_FACT
     if _waits(fact, telling, owners):
         return Outcome.WAITING
-    if _is_contradicted(fact, telling):
+    if _is_contradicted(fact, telling, catalogue):
         return Outcome.CONTRADICTED
     if isinstance(telling, OrderTelling) and isinstance(fact, PurchaseRefunded | ChargebackLost):
         return _taking_outcome(fact, telling)
@@ -400,8 +405,8 @@ def _waits_in_subscription(fact: SourceFact, telling: SubscriptionTelling) -> bo
             return not periods.of_item
 
 
-def _is_contradicted(fact: SourceFact, telling: _Telling) -> bool:
-    """Whether what is told beside the fact rules it out: something that ends before it begins."""
+def _is_contradicted(fact: SourceFact, telling: _Telling, catalogue: Catalogue) -> bool:
+    """Whether what is told beside the fact rules it out: an end before its beginning, units of what has none."""
     if isinstance(fact, SubscriptionPaused | SubscriptionResumed) and isinstance(telling, SubscriptionTelling):
         resumed = telling.resumed.get(fact.pause_id)
         return resumed is not None and fact.pause_id not in telling.pauses()
@@ -409,6 +414,8 @@ def _is_contradicted(fact: SourceFact, telling: _Telling) -> bool:
         dispute = telling.disputes[fact.dispute_id]
         opened_at, closed_at = dispute.opened_at, dispute.closed_at
         return opened_at is not None and closed_at is not None and closed_at <= opened_at
+    if isinstance(fact, AssignmentRenewed) and isinstance(telling, AssignmentTelling):
+        return names_units_of_access(telling, fact, catalogue)
     return False
 
 

@@ -40,6 +40,8 @@ Interval = tuple[datetime, datetime | None]
 """From an instant to another, or without an end."""
 
 _GRANT_IDS_MAX = 20_000
+_OF_OFFER = "\x1f"
+"""Before the segment of an offer's version, so that no change is of the same name: ids are printable."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -216,7 +218,7 @@ def runs_of_versions(
         first = before[0] if is_first else Step(start, before[-1].quantity, segment)
         parts.append(Run(start, at, run.sku, offer_now, segment, (first, *within), goes_on=not is_first))
         if at is not None and following is not None:
-            start, segment, offer_now = at, f"offer/{following.version}", following
+            start, segment, offer_now = at, f"{_OF_OFFER}offer/{following.version}", following
     return parts
 
 
@@ -265,7 +267,7 @@ def grants_of_stretches(
         own_end = end_of(stretch)
         expires_at = _sooner(own_end, stretch.closes_at)
         first, *later = stretch.steps
-        amount = None if allowance.units is None else allowance.units * first.quantity
+        amount = allowance.units_of(first.quantity)
         cuts: list[Cut] = []
         opens_later = stretch.segment != ""
         if amount is not None and opens_later and allowance.on_change is OnChange.PRORATE:
@@ -278,7 +280,7 @@ def grants_of_stretches(
                 cuts = _opening_cuts(stretch, given)
         amounts = [(stretch.start, stretch.segment, amount, cuts)]
         if allowance.units is not None:
-            amounts += _rises_and_falls(allowance.units, first.quantity, later, amounts)
+            amounts += _rises_and_falls(allowance, first.quantity, later, amounts)
         for start, segment, units, own_cuts in amounts:
             if expires_at is not None and expires_at <= start:
                 continue
@@ -323,19 +325,19 @@ def _opening_cuts(stretch: Stretch, given: Sequence[Given]) -> list[Cut]:
     )
     if not closed:
         return []
-    cut_id = f"carry/{stretch.segment}"
+    cut_id = f"carry/{stretch.segment.removeprefix(_OF_OFFER)}"
     return [Cut(cut_id=cut_id, at=stretch.start, units=0, policy=CutPolicy.OPENING, of=closed)]
 
 
 _Amounts = list[tuple[datetime, str, int | None, list[Cut]]]
 
 
-def _rises_and_falls(units: int, quantity: int, steps: Sequence[Step], base: _Amounts) -> _Amounts:
+def _rises_and_falls(allowance: Allowance, quantity: int, steps: Sequence[Step], base: _Amounts) -> _Amounts:
     """Quantity up adds a grant; down cuts the newest of them first, whose cuts are added in place."""
     added: _Amounts = []
     left = [base[0][2] or 0]
     for step in steps:
-        difference = units * (step.quantity - quantity)
+        difference = (allowance.units_of(step.quantity) or 0) - (allowance.units_of(quantity) or 0)
         quantity = step.quantity
         if difference > 0:
             added.append((step.at, step.change_id, difference, []))

@@ -322,7 +322,7 @@ def _rolled_over(ending: Sequence[Given], given: Sequence[Given], period: Period
             origin=Origin.ROLLOVER,
             root_at=terms.root_at or terms.effective_at,
         )
-        most = successor.stretch.allowance.rollover_units * successor.stretch.steps[0].quantity
+        most = successor.stretch.allowance.rollover_of(successor.stretch.steps[0].quantity)
         named.append(Given(msgspec.structs.replace(terms, rolls_into=child.grant_id, rollover_max=most), stretch))
         children.append(Given(child, successor.stretch))
     return named, children

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from ledger_worker.domain.catalogue import Catalogue
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.events import (
     AssignmentExtended,
     AssignmentRenewed,
@@ -20,7 +20,6 @@ def assignment_grants(
     source: str, told: Sequence[Standing], catalogue: Catalogue, name: NameOfGrant, owners: Owners
 ) -> list[Made]:
     """Assignments by hand: one grant, and a further one for each renewal."""
-    del catalogue
     assigned = [one.content for one in kept(told, assignment)]
     if not assigned:
         return []
@@ -50,6 +49,7 @@ def assignment_grants(
             period_start=one.effective_at,
         )
         for one in sorted((one.content for one in kept(told, renewal)), key=lambda one: one.effective_at)
+        if one.units is None or catalogue.entitlements[first.entitlement].type is EntitlementType.QUOTA
     ]
     for new_end in (one.content for one in kept(told, extension)):
         before = [place for place, grant in enumerate(grants) if grant.start < new_end]

@@ -21,7 +21,7 @@ from ledger_worker.local.oracle.clocks import Stop, end_of, moved, running, shar
 from ledger_worker.local.oracle.facts import Standing, kept
 from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped, is_after
 from ledger_worker.local.oracle.owners import Owners, held_by
-from ledger_worker.local.oracle.runs import Run, Step, runs_of
+from ledger_worker.local.oracle.runs import OF_OFFER, Run, Step, runs_of
 
 
 class Refund(NamedTuple):
@@ -88,7 +88,7 @@ def grant_of(
     units = None if allowance.units is None else allowance.units * run.quantity
     taken = []
     if run.carries_used and run.is_within and is_after(earlier, allowance, start):
-        taken.append(TakenBack(f"carry/{run.segment}", start, 0, "opening"))
+        taken.append(TakenBack(f"carry/{run.segment.removeprefix(OF_OFFER)}", start, 0, "opening"))
     for refund in refunds:
         at = max(refund.at, start)
         before, after = refund.before[line_id], refund.after[line_id]

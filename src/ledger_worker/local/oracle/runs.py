@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from ledger_worker.domain.catalogue import Allowance, Apply, Catalogue, Offer, OnChange
 
+OF_OFFER = "\x1f"
+"""No id holds it: a segment by a version of the offer begins with it, and is nobody's change."""
+
 
 class Step(NamedTuple):
     """From `at` the item has this SKU (None: it is removed) in this quantity, because of the change `segment`."""
@@ -148,7 +151,7 @@ def with_publications(
             if version_at(catalogue, step.sku, entered[offer.sku], period_start, at) is offer and not is_known(
                 offer, entered[offer.sku]
             ):
-                found.append(Step(at, f"offer/{offer.version}", step.sku, step.quantity))
+                found.append(Step(at, f"{OF_OFFER}offer/{offer.version}", step.sku, step.quantity))
     return found
 
 

@@ -26,7 +26,7 @@ from ledger_worker.local.oracle.facts import Standing, kept
 from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped, is_after
 from ledger_worker.local.oracle.owners import Owners, held_by
 from ledger_worker.local.oracle.periods import Period, applies, change, items_named, periods_of, trial_expired
-from ledger_worker.local.oracle.runs import Resized, Run, runs_of
+from ledger_worker.local.oracle.runs import OF_OFFER, Resized, Run, runs_of
 
 
 class End(NamedTuple):
@@ -100,7 +100,7 @@ def grants_of(run: Run, life: Life, period: Period, earlier: Sequence[Made], nam
     parts = [(run.segment, run.start, units)]
     cuts: list[list[TakenBack]] = [[]]
     if run.carries_used and run.is_within and is_after(earlier, allowance, run.start):
-        cuts[0].append(TakenBack(f"carry/{run.segment}", run.start, 0, "opening"))
+        cuts[0].append(TakenBack(f"carry/{run.segment.removeprefix(OF_OFFER)}", run.start, 0, "opening"))
     for one in run.resized:
         if allowance.units is None:
             continue
