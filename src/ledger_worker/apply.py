@@ -23,8 +23,8 @@ from sqlalchemy.exc import DataError, DBAPIError
 
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change
-from ledger_worker.domain.decide import (
-    DUE_MAX,
+from ledger_worker.domain.decide import DUE_MAX, book_due, decide, refusal
+from ledger_worker.domain.decided import (
     CustomerHead,
     Decided,
     DecidedCustomer,
@@ -34,9 +34,6 @@ from ledger_worker.domain.decide import (
     NeedsHistory,
     Told,
     TooManyDue,
-    book_due,
-    decide,
-    refusal,
 )
 from ledger_worker.domain.events import (
     CustomersMerged,

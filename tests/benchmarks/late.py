@@ -16,10 +16,10 @@ import msgspec
 from sqlalchemy import Connection, Engine
 
 from ledger_worker.apply import Batch, Catalogues, Delivery, apply_batch
-from ledger_worker.domain.decide import Decided, Loaded, NeedsHistory, decide
+from ledger_worker.domain.decide import decide
+from ledger_worker.domain.decided import Decided, Loaded, LoadedCustomer, NeedsHistory, told_of
 from ledger_worker.domain.events import Event, Fact, PurchaseCompleted, PurchaseLine, UsageRecorded
 from ledger_worker.domain.settlement import History
-from ledger_worker.domain.side import LoadedCustomer, told_of
 from ledger_worker.local.cluster import Cluster
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store

@@ -17,7 +17,8 @@ from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
-from ledger_worker.domain.decide import (
+from ledger_worker.domain.decide import book_due, decide
+from ledger_worker.domain.decided import (
     CustomerHead,
     Decided,
     DecidedEvent,
@@ -27,8 +28,7 @@ from ledger_worker.domain.decide import (
     Refused,
     Told,
     TooManyDue,
-    book_due,
-    decide,
+    told_of,
 )
 from ledger_worker.domain.events import (
     CustomersMerged,
@@ -46,7 +46,6 @@ from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import usage_tie
 from ledger_worker.domain.settlement import Book, History
-from ledger_worker.domain.side import told_of
 from ledger_worker.domain.sources import SourceState
 
 USAGE_KEPT = timedelta(days=400)

@@ -8,7 +8,8 @@ import pytest
 
 from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, LimitPolicy, OveragePolicy, RefundPolicy
 from ledger_worker.domain.changes import Change
-from ledger_worker.domain.decide import DUE_MAX, Decided, Loaded, LoadedCustomer, Told, TooManyDue, book_due, decide
+from ledger_worker.domain.decide import DUE_MAX, book_due, decide
+from ledger_worker.domain.decided import Decided, Loaded, LoadedCustomer, Told, TooManyDue
 from ledger_worker.domain.events import UNITS_MAX, Event, Fact, TransitionsDue, content_hash, event_key, fact_bytes
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from tests.domain.agreement import assert_all

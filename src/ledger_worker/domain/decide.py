@@ -20,8 +20,19 @@ import msgspec
 
 from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LateUsage
-from ledger_worker.domain.changes import Change, EntitlementPicture
+from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
+from ledger_worker.domain.decided import (
+    Decided,
+    DecidedCustomer,
+    DecidedEvent,
+    Loaded,
+    NeedsHistory,
+    Refused,
+    Told,
+    TooManyDue,
+    told_of,
+)
 from ledger_worker.domain.events import (
     UNITS_MAX,
     CustomersMerged,
@@ -44,37 +55,17 @@ from ledger_worker.domain.events import (
     event_key,
     source_key,
 )
-from ledger_worker.domain.ledger import Entry, Grant, GrantTerms, Line, Phase, Posting, Reversal, UsageFact
+from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal, UsageFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Held, Merge, goes_on_as
 from ledger_worker.domain.parcels import Parcel
 from ledger_worker.domain.places import Place, Transition, all_of, usage_tie
-from ledger_worker.domain.side import (
-    MICROSECOND,
-    BookedAccount,
-    CustomerHead,
-    LoadedCustomer,
-    Side,
-    Told,
-    entries_of,
-    told_of,
-)
+from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import Folded, SourceState, fold, refold
 
 __all__ = [
     "AHEAD_MAX",
     "DUE_MAX",
-    "BookedAccount",
-    "CustomerHead",
-    "Decided",
-    "DecidedCustomer",
-    "DecidedEvent",
-    "Loaded",
-    "LoadedCustomer",
-    "NeedsHistory",
-    "Refused",
-    "Told",
-    "TooManyDue",
     "book_due",
     "counts_at",
     "decide",
@@ -87,87 +78,6 @@ AHEAD_MAX = timedelta(minutes=5)
 """How far ahead of the database's clock an event may be dated."""
 DUE_MAX = 100
 """Most transitions booked in one transaction for one customer."""
-
-
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision reads: every customer it may touch, and the sources that the events speak of.
-
-    `claimants` says of whom each source was first told; a source nobody was told of is missing.
-    """
-
-    customers: Mapping[str, LoadedCustomer]
-    sources: Mapping[str, SourceState]
-    claimants: Mapping[str, str]
-
-
-class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that takes an inbox row, with what became of it.
-
-    `told` is its place in the input, None for the ledger's own.
-    """
-
-    told: int | None
-    event: Event
-    key: UUID
-    content_hash: bytes
-    payload: bytes
-    recorded_at: datetime
-    outcome: Outcome
-    counted_at: datetime | None = None
-
-
-class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that becomes a dead letter: its place in the input, why, and what was expected."""
-
-    told: int
-    reason: DeadLetterReason
-    message: str
-
-
-class DecidedCustomer(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written for one customer; postings and changes are in the order of its life.
-
-    `is_tied_anew` says that the head's ties to others, or its merge, are not as they were loaded.
-    """
-
-    head: CustomerHead
-    is_tied_anew: bool
-    postings: tuple[Posting, ...]
-    changes: tuple[Change, ...]
-    accounts: tuple[BookedAccount, ...]
-    grants: tuple[Grant, ...]
-
-
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written; `duplicates` are the places of events that were applied before.
-
-    `customers` are those of whom anything was decided, `sources` the states that were folded.
-    """
-
-    customers: Mapping[str, DecidedCustomer]
-    events: tuple[DecidedEvent, ...]
-    duplicates: tuple[int, ...]
-    refused: tuple[Refused, ...]
-    sources: Mapping[str, SourceState]
-
-
-class NeedsHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """The decision reaches behind what was loaded: load the account's history and decide again.
-
-    From the newest day state before the instant `before` on; all of it where that is None or there is no such state.
-    """
-
-    customer_id: str
-    entitlement: str
-    before: datetime | None = None
-
-
-class TooManyDue(msgspec.Struct, frozen=True, kw_only=True):
-    """More than `DUE_MAX` transitions are due at `now`: book them first, in transactions of their own."""
-
-    customer_id: str
-    count: int
-    now: datetime
 
 
 def decide(
@@ -350,12 +260,12 @@ class _Decision:
         now = told.now
         for side in sides:
             if side.last is not None and side.last >= now:
-                now = side.last + MICROSECOND
+                now = side.last + _MICROSECOND
         due = self._due(sides, now)
         if len(due) > DUE_MAX:
             return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=told.now)
         while due:
-            now = max(now, self._pass_all(sides, due, now) + MICROSECOND)
+            now = max(now, self._pass_all(sides, due, now) + _MICROSECOND)
             due = self._due(sides, now)
         self._seen[event.customer_id, told.key] = told.content_hash
         self._side(event.customer_id).last = now
@@ -460,10 +370,10 @@ class _Decision:
         What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
         next one begins is no loss of access. Returns the last instant used.
         """
-        instant = now - len(due) * MICROSECOND
+        instant = now - len(due) * _MICROSECOND
         last = max((side.last for side in sides if side.last is not None), default=None)
         if last is not None:
-            instant = max(instant, last + MICROSECOND)
+            instant = max(instant, last + _MICROSECOND)
         tells = {
             _moment(side, transition): place
             for place, (side, transition) in enumerate(due)
@@ -478,8 +388,8 @@ class _Decision:
             tells_now = transition.is_payment or tells[moment] == place
             self._pass(side, transition, instant, was if tells_now else None)
             side.last = instant
-            instant += MICROSECOND
-        return instant - MICROSECOND
+            instant += _MICROSECOND
+        return instant - _MICROSECOND
 
     def _pass(self, side: Side, transition: Transition, now: datetime, before: EntitlementPicture | None) -> None:
         """One transition is booked, with what moved by it to other customers; it takes an inbox row if anything was.
@@ -811,6 +721,7 @@ class _Decision:
         )
 
 
+_MICROSECOND = timedelta(microseconds=1)
 _LATE = {
     LateUsage.COUNT_NOW: Outcome.COUNTED_LATE,
     LateUsage.OVERAGE: Outcome.OVERAGE_LATE,

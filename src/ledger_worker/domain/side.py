@@ -6,20 +6,18 @@ Pure: values in, values out.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from uuid import UUID, uuid5
-
-import msgspec
 
 from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
-from ledger_worker.domain.events import Event, TransitionsDue, content_hash, event_key, fact_bytes
+from ledger_worker.domain.decided import BookedAccount, CustomerHead, LoadedCustomer, Told
+from ledger_worker.domain.events import Event, TransitionsDue
 from ledger_worker.domain.ledger import (
     RULES_VERSION,
     Account,
-    DayState,
     Entry,
     Grant,
     GrantTerms,
@@ -29,82 +27,10 @@ from ledger_worker.domain.ledger import (
     UsageFact,
     posting_hash,
 )
-from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.places import Transition
-from ledger_worker.domain.settlement import Book, History
+from ledger_worker.domain.settlement import Book
 
-__all__ = ["MICROSECOND", "BookedAccount", "CustomerHead", "LoadedCustomer", "Side", "Told", "entries_of", "told_of"]
-
-MICROSECOND = timedelta(microseconds=1)
-
-
-class CustomerHead(msgspec.Struct, frozen=True, kw_only=True):
-    """The lock row: where a customer's postings, changes and hash chain stand.
-
-    `linked` are the customers that transfers and merges tie it to, itself left out: whatever reaches back in its books
-    may reach theirs. `merge` is set when it goes on as another.
-    """
-
-    customer_id: str
-    posting_number: int = 0
-    sequence: int = 0
-    chain_head: bytes = bytes(32)
-    recorded_at: datetime | None = None
-    is_parked: bool = False
-    linked: tuple[str, ...] = ()
-    merge: Merge | None = None
-
-
-class LoadedCustomer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision reads of one customer: accounts and open grants that may be touched, and histories asked for."""
-
-    head: CustomerHead
-    accounts: Mapping[str, Account]
-    grants: Sequence[Grant]
-    histories: Mapping[str, History]
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """An event as it is to be decided.
-
-    Its inbox key, content hash and canonical payload, and the instant it is recorded at.
-
-    `now` may be raised so that a customer's instants strictly increase. `known` is the content hash under which the
-    same id is in the inbox already, by each customer it was sent for: this one, and those tied to it.
-    """
-
-    event: Event
-    key: UUID
-    content_hash: bytes
-    payload: bytes
-    now: datetime
-    known: Mapping[str, bytes] = {}
-
-
-class BookedAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """An account to be stored with what the check path reads of it; `limit` is None when unlimited or without units.
-
-    Its day states of `stale_from` and later (None: none) are to be dropped, then `states` to be stored.
-    """
-
-    account: Account
-    limit: int | None
-    used: int
-    held: int
-    stale_from: datetime | None = None
-    states: tuple[DayState, ...] = ()
-
-
-def told_of(event: Event, now: datetime) -> Told:
-    """An event with its key, payload and content hash, to be recorded at `now`."""
-    payload = fact_bytes(event.fact)
-    return Told(
-        event=event,
-        key=event_key(event.event_source, event.event_id),
-        content_hash=content_hash(event, payload),
-        payload=payload,
-        now=now,
-    )
+__all__ = ["Side", "entries_of"]
 
 
 class Side:

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, text
 from ledger_worker.domain.access import picture
 from ledger_worker.domain.catalogue import Catalogue, Entitlement
 from ledger_worker.domain.changes import CustomerPicture, EntitlementPicture
+from ledger_worker.domain.decided import CustomerHead
 from ledger_worker.domain.ledger import RULES_VERSION, Account, Grant, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.settlement import Book
-from ledger_worker.domain.side import CustomerHead
 from ledger_worker.reports.words import (
     GrantVerdict,
     cut_words,

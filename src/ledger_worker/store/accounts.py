@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, Row, text
 
-from ledger_worker.domain.decide import BookedAccount
+from ledger_worker.domain.decided import BookedAccount
 from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Phase
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 

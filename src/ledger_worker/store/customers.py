@@ -8,8 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from ledger_worker.domain.decided import CustomerHead
 from ledger_worker.domain.owners import Merge
-from ledger_worker.domain.side import CustomerHead
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts
 
 __all__ = ["clock", "lock", "merge_of", "read_heads", "read_merges", "write_heads", "write_ties"]

@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.decide import BookedAccount, reversal_of, usage_of
+from ledger_worker.domain.decide import reversal_of, usage_of
+from ledger_worker.domain.decided import BookedAccount
 from ledger_worker.domain.events import fact_of
 from ledger_worker.domain.ledger import DayState, Grant, Kind, Line, Reversal, UsageFact
 from ledger_worker.domain.owners import Merges, goes_on_as, same_persons

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.decide import DecidedEvent
+from ledger_worker.domain.decided import DecidedEvent
 from ledger_worker.domain.events import (
     OfferReached,
     OfSource,
