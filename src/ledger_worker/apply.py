@@ -23,7 +23,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change
-from ledger_worker.domain.decide import DUE_MAX, book_due, decide, refusal
+from ledger_worker.domain.decide import DUE_MAX, book_due, decide
 from ledger_worker.domain.decided import (
     CustomerHead,
     Decided,
@@ -52,6 +52,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Account, Grant, Posting
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge, Merges, goes_on_as
+from ledger_worker.domain.refusal import refusal
 from ledger_worker.domain.settlement import History
 from ledger_worker.domain.sources import SourceState, facts_of, skus_of
 from ledger_worker.errors import BrokenInvariantError

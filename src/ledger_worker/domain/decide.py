@@ -8,8 +8,8 @@ Pure: reads only the events, the loaded state and the versions that the postings
 first books what has fallen due, each transition as an event of the ledger's own under a deterministic id.
 
 Checks of an event are made in this order, and the first that applies decides: same id before (duplicate or conflicting
-content), impossible value (more units than can be counted), too early, too late, unknown entitlement, wrong type; then
-the outcomes of `outcomes.Outcome` in their order.
+content), then those of `refusal` in theirs, then a merge that would close a circle; then the outcomes of
+`outcomes.Outcome` in their order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from uuid import UUID
 import msgspec
 
 from ledger_worker.domain.booked import BookedGrant
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LateUsage
+from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decided import (
@@ -34,48 +34,27 @@ from ledger_worker.domain.decided import (
     told_of,
 )
 from ledger_worker.domain.events import (
-    UNITS_MAX,
     CustomersMerged,
-    EntitlementAssigned,
     Event,
-    Fact,
     OfferReached,
     OfSource,
-    PurchaseCompleted,
-    SourceFact,
-    SubscriptionActivated,
-    SubscriptionAddOnAdded,
-    SubscriptionPlanChanged,
-    SubscriptionRenewed,
-    SubscriptionTrialConverted,
-    SubscriptionTrialStarted,
     UsageRecorded,
     UsageReversed,
     customers_of,
-    event_key,
     source_key,
 )
-from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal, UsageFact
+from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Held, Merge, goes_on_as
 from ledger_worker.domain.parcels import Parcel
-from ledger_worker.domain.places import Place, Transition, all_of, usage_tie
+from ledger_worker.domain.places import Place, Transition, all_of
+from ledger_worker.domain.refusal import refusal
 from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import Folded, SourceState, fold, refold
+from ledger_worker.domain.usage import LATE_OUTCOMES, counts_at, reversal_of, usage_of
 
-__all__ = [
-    "AHEAD_MAX",
-    "DUE_MAX",
-    "book_due",
-    "counts_at",
-    "decide",
-    "refusal",
-    "reversal_of",
-    "usage_of",
-]
+__all__ = ["DUE_MAX", "book_due", "decide"]
 
-AHEAD_MAX = timedelta(minutes=5)
-"""How far ahead of the database's clock an event may be dated."""
 DUE_MAX = 100
 """Most transitions booked in one transaction for one customer."""
 
@@ -115,71 +94,6 @@ def book_due(
     except HistoryNeeded as needed:
         return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement, before=needed.before)
     return decision.decided()
-
-
-def refusal(
-    event: Event, now: datetime, catalogue: Catalogue, usage_kept: timedelta
-) -> tuple[DeadLetterReason, str] | None:
-    """Why an event that is new to its customer is a dead letter when told at `now`, with what was expected; or None."""
-    fact = event.fact
-    given = _units_given(fact, catalogue) if isinstance(fact, OfSource) else 0
-    if given > UNITS_MAX:
-        return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
-    if event.occurred_at > now + AHEAD_MAX:
-        return DeadLetterReason.TOO_EARLY, (
-            f"occurred_at is {event.occurred_at.isoformat()}, expected at most five minutes ahead of {now.isoformat()}"
-        )
-    if not isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned):
-        return None
-    is_usage = not isinstance(fact, EntitlementAssigned)
-    if is_usage and event.occurred_at < now - usage_kept:
-        return DeadLetterReason.TOO_LATE, (
-            f"occurred_at is {event.occurred_at.isoformat()}, expected usage of the last {usage_kept.days} days"
-        )
-    entitlement = catalogue.entitlements.get(fact.entitlement)
-    if entitlement is None:
-        return DeadLetterReason.UNKNOWN_ENTITLEMENT, (
-            f"entitlement {fact.entitlement} is not in the catalogue, expected one that is published"
-        )
-    counts_units = is_usage or fact.units is not None
-    if counts_units and entitlement.type is not EntitlementType.QUOTA:
-        return DeadLetterReason.WRONG_TYPE, (
-            f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
-        )
-    return None
-
-
-def usage_of(
-    usage_key: UUID, outcome: str, counted_at: datetime, units: int, event_source: str, event_id: str
-) -> UsageFact:
-    """The usage that settlement sees of a recorded event, by what was decided of it: of ignored usage no units."""
-    return UsageFact(
-        usage_key=usage_key,
-        at=counted_at,
-        units=0 if outcome == Outcome.IGNORED_LATE else units,
-        tie=usage_tie(event_source, event_id),
-        burns=outcome != Outcome.OVERAGE_LATE,
-    )
-
-
-def counts_at(occurred_at: datetime, recorded_at: datetime, outcome: str) -> datetime:
-    """The instant at which usage, a reversal or a merge of that outcome counts: never later than it was recorded."""
-    return recorded_at if outcome == Outcome.COUNTED_LATE else min(occurred_at, recorded_at)
-
-
-def reversal_of(fact: Fact, event_source: str, event_id: str, counted_at: datetime) -> Reversal | None:
-    """The reversal that settlement sees of a recorded event; None for an event of another type."""
-    return _reversal(fact, event_source, event_id, counted_at) if isinstance(fact, UsageReversed) else None
-
-
-def _reversal(fact: UsageReversed, event_source: str, event_id: str, counted_at: datetime) -> Reversal:
-    return Reversal(
-        reversal_id=fact.reversal_id,
-        usage_key=event_key(fact.usage_event_source or event_source, fact.usage_event_id),
-        at=counted_at,
-        units=fact.units,
-        tie=usage_tie(event_source, event_id),
-    )
 
 
 class _Effect:
@@ -440,12 +354,12 @@ class _Decision:
         """What becomes of usage that is recorded at `now`: beyond the settlement window as its policy says."""
         if now - event.occurred_at <= self._settlement_window:
             return Outcome.APPLIED
-        return _LATE[self._catalogue.entitlements[entitlement].late_usage]
+        return LATE_OUTCOMES[self._catalogue.entitlements[entitlement].late_usage]
 
     def _reverse(self, place: int, told: Told, fact: UsageReversed, now: datetime) -> None:
         event = told.event
         counted_at = min(event.occurred_at, now)
-        reversal = _reversal(fact, event.event_source, event.event_id, counted_at)
+        reversal = reversal_of(fact, event.event_source, event.event_id, counted_at)
         side = self._user_of(event.customer_id, fact.entitlement, reversal.usage_key)
         book = side.open(fact.entitlement)
         if self._merges:
@@ -722,36 +636,6 @@ class _Decision:
 
 
 _MICROSECOND = timedelta(microseconds=1)
-_LATE = {
-    LateUsage.COUNT_NOW: Outcome.COUNTED_LATE,
-    LateUsage.OVERAGE: Outcome.OVERAGE_LATE,
-    LateUsage.IGNORE_AND_TELL: Outcome.IGNORED_LATE,
-}
-
-
-def _units_given(fact: SourceFact, catalogue: Catalogue) -> int:
-    """The most units that the lines or items of a fact can give, whichever version of each offer is in force."""
-    match fact:
-        case PurchaseCompleted():
-            quantities = [(line.sku, line.quantity) for line in fact.lines]
-        case (
-            SubscriptionTrialStarted() | SubscriptionTrialConverted() | SubscriptionActivated() | SubscriptionRenewed()
-        ):
-            quantities = [(item.sku, item.quantity) for item in fact.items]
-        case SubscriptionAddOnAdded():
-            quantities = [(fact.item.sku, fact.item.quantity)]
-        case SubscriptionPlanChanged():
-            quantities = [(fact.sku, fact.quantity or 1)]
-        case _:
-            return 0
-    return sum(
-        quantity
-        * max(
-            (sum(allowance.units or 0 for allowance in offer.allowances) for offer in catalogue.offers.get(sku, ())),
-            default=0,
-        )
-        for sku, quantity in quantities
-    )
 
 
 def _by_start(grant: BookedGrant) -> tuple[datetime, bytes]:

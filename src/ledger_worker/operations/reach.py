@@ -39,9 +39,9 @@ from ledger_worker.apply import (
 )
 from ledger_worker.domain.catalogue import Apply, Catalogue, Offer
 from ledger_worker.domain.changes import Change, EntitlementPicture
-from ledger_worker.domain.decide import refusal
 from ledger_worker.domain.events import Event, OfferReached
 from ledger_worker.domain.outcomes import Outcome
+from ledger_worker.domain.refusal import refusal
 from ledger_worker.domain.sources import SourceState, skus_of
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.metrics import Stages

@@ -7,13 +7,13 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.decide import reversal_of, usage_of
 from ledger_worker.domain.decided import BookedAccount
-from ledger_worker.domain.events import fact_of
+from ledger_worker.domain.events import UsageReversed, fact_of
 from ledger_worker.domain.ledger import DayState, Grant, Kind, Line, Reversal, UsageFact
 from ledger_worker.domain.owners import Merges, goes_on_as, same_persons
 from ledger_worker.domain.settlement import History, granted_ahead
 from ledger_worker.domain.sources import NO_MERGES
+from ledger_worker.domain.usage import reversal_of, usage_of
 from ledger_worker.store.accounts import Pair, grant_of
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
@@ -130,8 +130,9 @@ def read_histories(
     for teller, entitlement, counted_at, payload, event_source, event_id in connection.execute(
         _READ_REVERSALS, told
     ).all():
-        reversal = reversal_of(fact_of(bytes(payload)), event_source, event_id, counted_at)
-        if reversal is not None:
+        reversed_usage = fact_of(bytes(payload))
+        if isinstance(reversed_usage, UsageReversed):
+            reversal = reversal_of(reversed_usage, event_source, event_id, counted_at)
             for each in same.get(teller, (teller,)):
                 if (each, entitlement) in reversals:
                     reversals[each, entitlement].append(reversal)

@@ -5,7 +5,6 @@ from typing import assert_never
 
 import msgspec
 
-from ledger_worker.domain.decide import counts_at, reversal_of, usage_of
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
@@ -23,6 +22,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge
+from ledger_worker.domain.usage import counts_at, reversal_of, usage_of
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.rows import EventRow, Member, event_name
 
@@ -116,9 +116,7 @@ def _count(member: Member, row: EventRow, fact: UsageRecorded | UsageReversed) -
         usage = usage_of(row.event_key, row.outcome, at, fact.units, row.event_source, row.event_id)
         member.usage[fact.entitlement].append(usage)
         return
-    reversal = reversal_of(fact, row.event_source, row.event_id, at)
-    if reversal is not None:
-        member.reversals[fact.entitlement].append(reversal)
+    member.reversals[fact.entitlement].append(reversal_of(fact, row.event_source, row.event_id, at))
 
 
 def _is_wrong(findings: Findings, row: EventRow, message: str) -> None:
