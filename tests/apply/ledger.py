@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, text
 
-from ledger_worker.apply import Applied, Batch, Catalogues, Delivery, Move, Rejected, apply_batch, by_database_clock
+from ledger_worker.apply.batch import Applied, Batch, Delivery, Move, Rejected
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch, by_database_clock
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, CustomerPicture
 from ledger_worker.domain.events import Event

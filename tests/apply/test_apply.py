@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
-from ledger_worker.apply import Batch, Rejected, apply_batch, by_database_clock, rehearse_batch
+from ledger_worker.apply.batch import Batch, Rejected
+from ledger_worker.apply.transaction import apply_batch, by_database_clock, rehearse_batch
 from ledger_worker.domain.catalogue import LateUsage, Offer
 from ledger_worker.domain.events import Event, SourceFact, source_key
 from ledger_worker.domain.outcomes import DeadLetterReason

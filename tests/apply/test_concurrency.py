@@ -13,7 +13,8 @@ from sqlalchemy import event as engine_events
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ledger_worker.apply import ATTEMPTS_MAX, Applied, Batch, apply_batch
+from ledger_worker.apply.batch import Applied, Batch
+from ledger_worker.apply.transaction import ATTEMPTS_MAX, apply_batch
 from ledger_worker.domain.events import Event
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from tests.apply.ledger import Ledger, unproven

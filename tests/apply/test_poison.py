@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.exc import DataError
 
-from ledger_worker.apply import Batch, Rejected
+from ledger_worker.apply.batch import Batch, Rejected
 from ledger_worker.domain.catalogue import Apply
 from ledger_worker.domain.events import UNITS_MAX, Event, OfferReached
 from ledger_worker.domain.outcomes import DeadLetterReason

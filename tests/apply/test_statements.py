@@ -15,7 +15,7 @@ from sqlalchemy import event as engine_events
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 import ledger_worker
-from ledger_worker.apply import Batch
+from ledger_worker.apply.batch import Batch
 from ledger_worker.store import database
 from tests.apply.ledger import Ledger, move
 from tests.domain.telling import (

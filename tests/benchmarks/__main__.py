@@ -20,7 +20,8 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import text
 
-from ledger_worker.apply import Catalogues, apply_batch
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.events import Event
 from ledger_worker.local import cluster as local_cluster
 from ledger_worker.local.cluster import Cluster

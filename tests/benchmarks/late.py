@@ -15,7 +15,9 @@ from statistics import median
 import msgspec
 from sqlalchemy import Connection, Engine
 
-from ledger_worker.apply import Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.apply.batch import Batch, Delivery
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.decide import decide
 from ledger_worker.domain.decided import Decided, Loaded, LoadedCustomer, NeedsHistory, told_of
 from ledger_worker.domain.events import Event, Fact, PurchaseCompleted, PurchaseLine, UsageRecorded

@@ -5,7 +5,7 @@ from itertools import islice
 
 from sqlalchemy import text
 
-from ledger_worker.apply import Applied, Batch, Delivery
+from ledger_worker.apply.batch import Applied, Batch, Delivery
 from ledger_worker.domain.events import Event
 from ledger_worker.local.cluster import Cluster
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from ledger_worker.apply import Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.apply.batch import Batch, Delivery
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.cli import app
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.store.database import engine

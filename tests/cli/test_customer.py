@@ -2,7 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ledger_worker.apply import Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.apply.batch import Batch, Delivery
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.events import EntitlementAssigned, Event, PurchaseCompleted, PurchaseLine, PurchaseTransferred
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.store.database import engine as new_engine

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Engine
 
-from ledger_worker.apply import Batch, Catalogues, Delivery, Move, Rejected, apply_batch
+from ledger_worker.apply.batch import Batch, Delivery, Move, Rejected
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,

@@ -9,7 +9,9 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from ledger_worker.apply import Batch, Catalogues, Delivery, Move, apply_batch
+from ledger_worker.apply.batch import Batch, Delivery, Move
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.catalogue import (
     Allowance,
     Apply,

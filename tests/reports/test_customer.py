@@ -8,7 +8,9 @@ import msgspec
 import pytest
 from sqlalchemy import Engine
 
-from ledger_worker.apply import Batch, Catalogues, Delivery, apply_batch
+from ledger_worker.apply.batch import Batch, Delivery
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.catalogue import (
     Allowance,
     Apply,

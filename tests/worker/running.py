@@ -16,7 +16,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from sqlalchemy import Connection, Engine, text
 
-from ledger_worker.apply import Applied, Batch
+from ledger_worker.apply.batch import Applied, Batch
 from ledger_worker.config import Settings
 from ledger_worker.domain.events import Event, UsageRecorded
 from ledger_worker.health import Health

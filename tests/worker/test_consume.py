@@ -5,7 +5,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # public, but not marked so
 from sqlalchemy import Connection, text
 
-from ledger_worker.apply import Batch, Rejected
+from ledger_worker.apply.batch import Batch, Rejected
 from ledger_worker.config import GroupProtocol, Start
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BrokenInvariantError, ConfigurationError, FencedError

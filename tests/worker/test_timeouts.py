@@ -6,7 +6,7 @@ from time import sleep
 import pytest
 from sqlalchemy import Connection, text
 
-from ledger_worker.apply import Batch
+from ledger_worker.apply.batch import Batch
 from tests.worker.running import Place, Recorder, running
 
 

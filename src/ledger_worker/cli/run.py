@@ -59,7 +59,7 @@ def _loops() -> "Mapping[str, Loop]":
 
 
 def _publish(shared: "Shared") -> None:
-    from ledger_worker.apply import Catalogues
+    from ledger_worker.apply.catalogues import Catalogues
     from ledger_worker.store import pictures
     from ledger_worker.store.catalogue import read_ledger
     from ledger_worker.worker.relay import run_relay

@@ -26,17 +26,9 @@ import msgspec
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from ledger_worker.apply import (
-    ATTEMPTS_MAX,
-    Applied,
-    Batch,
-    Catalogues,
-    Delivery,
-    ManyDue,
-    apply_batch,
-    catch_up,
-    rehearse_on,
-)
+from ledger_worker.apply.batch import Applied, Batch, Delivery, ManyDue
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import ATTEMPTS_MAX, apply_batch, catch_up, rehearse_on
 from ledger_worker.domain.catalogue import Apply, Catalogue, Offer
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.events import Event, OfferReached

@@ -31,7 +31,7 @@ from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ledger_worker.apply import Move
+from ledger_worker.apply.batch import Move
 from ledger_worker.config import Start
 from ledger_worker.errors import ConfigurationError, LedgerError, UnavailableError
 from ledger_worker.kafka.positions import ask_topics, find_topics, found_topics, watermarks

@@ -29,7 +29,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ledger_worker.apply import Applied, Batch, Delivery, Move, Rejected
+from ledger_worker.apply.batch import Applied, Batch, Delivery, Move, Rejected
 from ledger_worker.config import GroupProtocol
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.errors import BadBytesError, BrokenInvariantError, ConfigurationError, FencedError, UnavailableError

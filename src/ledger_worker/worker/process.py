@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 import structlog
 from sqlalchemy import Engine
 
-from ledger_worker.apply import Catalogues, apply_batch, rehearse_batch
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.transaction import apply_batch, rehearse_batch
 from ledger_worker.config import Settings
 from ledger_worker.errors import UnavailableError
 from ledger_worker.health import Health, serve
