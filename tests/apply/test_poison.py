@@ -2,56 +2,69 @@
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-from sqlalchemy.exc import DataError
-
 from ledger_worker.apply.batch import Batch, Rejected
-from ledger_worker.domain.catalogue import Apply
-from ledger_worker.domain.events import UNITS_MAX, Event, OfferReached
+from ledger_worker.domain.events import UNITS_MAX
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.operations.verify import verify
-from ledger_worker.worker.faults import Fault, fault_of
-from tests.apply.ledger import TOPIC_ID, Ledger, move, record
-from tests.domain.telling import MINUTE, PACK_OF_TEN, bought, catalogue, day, gives, line, offer, quota, told, used
+from tests.apply.ledger import TOPIC_ID, Ledger, move, record, unproven
+from tests.domain.telling import (
+    MINUTE,
+    PACK_OF_TEN,
+    activated,
+    bought,
+    cancelled,
+    catalogue,
+    day,
+    gives,
+    item,
+    line,
+    offer,
+    quantity_changed,
+    quota,
+    told,
+    used,
+)
 
 NOW = day(20)
+INT64_MAX = 2**63 - 1
 _PACK_OF_ONE = catalogue(quota(), offer("pack", gives(1, lasts="forever")))
 
 
-def test_a_grant_beyond_what_64_bits_count_is_its_events_fault(ledger: Ledger) -> None:
+def test_more_than_64_bits_count_is_as_much_as_they_do_and_stops_nobody(ledger: Ledger) -> None:
     ledger.publish(_PACK_OF_ONE)
-    most = [
-        told(f"p{number}", day(2) + number * MINUTE, bought(line(quantity=UNITS_MAX), order=f"o{number}"))
-        for number in range(1024)
-    ]
-    ledger.tell(*((event, NOW) for event in most[:1023]))
-
-    with pytest.raises(DataError) as refused:
-        ledger.tell((most[1023], NOW))
-
-    assert fault_of(refused.value) is Fault.EVENT
-    assert ledger.rows("SELECT count(*) FROM event") == [(1023,)]
-
-
-def test_an_order_that_a_later_version_would_make_too_large_is_its_events_fault(ledger: Ledger) -> None:
-    ledger.publish(_PACK_OF_ONE)
-    ledger.tell((told("p", day(2), bought(line(quantity=UNITS_MAX))), NOW))
-    many = gives(2**20, lasts="forever")
-    of_many = offer("pack", many, version=2, apply=Apply.NOW, published_at=day(3), catalogue_version=2)
-    ledger.publish(catalogue(of_many, version=2))
-    reached = Event(
-        event_source="ledger",
-        event_id="reach",
-        customer_id="ada",
-        occurred_at=NOW,
-        fact=OfferReached(source_key="order/o1", catalogue_version=2),
+    ledger.tell(
+        *(
+            (told(f"p{number}", day(2) + number * MINUTE, bought(line(quantity=UNITS_MAX), order=f"o{number}")), NOW)
+            for number in range(1025)
+        )
     )
 
-    with pytest.raises(DataError) as refused:
-        ledger.tell((reached, NOW))
+    assert ledger.tell((told("u", day(5), used(7)), NOW)).outcomes == {"applied": 1}
 
-    assert fault_of(refused.value) is Fault.EVENT
-    assert ledger.rows('SELECT granted FROM "grant"') == [(UNITS_MAX,)]
+    (shown,) = ledger.pictures(["ada"], NOW)[0].entitlements
+    assert (shown.allocated, shown.limit, shown.remaining) == (INT64_MAX, INT64_MAX, INT64_MAX)
+    assert shown.used == 7
+    assert ledger.rows("SELECT allowance, used FROM account") == [(INT64_MAX, 7)]
+    assert unproven(ledger) == []
+
+
+def test_a_quantity_that_is_told_later_stops_nobody_when_it_falls_due(ledger: Ledger) -> None:
+    ledger.publish(catalogue(quota(), quota("other"), offer("plan", gives(1000)), offer("pack", gives(1, "other"))))
+    ledger.tell(
+        (told("a", day(1), activated(day(1), day(31), item(), item(item_id="i2"))), day(1)),
+        (told("q1", day(2), quantity_changed(UNITS_MAX, day(10), "c1")), day(2)),
+        (told("q2", day(3), quantity_changed(UNITS_MAX, day(10), "c2", item_id="i2")), day(3)),
+    )
+
+    told_later = (
+        (told("u", day(11), used(1)), day(11)),
+        (told("b", day(12), bought()), day(12)),
+        (told("q3", day(13), quantity_changed(1, day(10), "c1")), day(13)),
+        (told("c", day(14), cancelled(day(14))), day(14)),
+    )
+
+    assert [ledger.tell(one).dead_letters for one in told_later] == [{}, {}, {}, {}]
+    assert unproven(ledger) == []
 
 
 def test_a_late_order_is_settled_whatever_the_number_of_accounts_it_reaches(ledger: Ledger) -> None:

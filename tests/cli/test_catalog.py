@@ -250,18 +250,6 @@ def test_people_are_shown_the_first_fifty_and_scripts_all(command: Command, ledg
     assert len(whole.json["reach"]["affected"]) == 60
 
 
-def test_an_order_that_would_give_more_than_can_be_counted_is_named_and_status_1(
-    command: Command, ledger: Ledger
-) -> None:
-    command("catalog", "apply", "-", stdin=FIRST)
-    sold(ledger, 1, quantity=2**40)
-
-    ran = command("catalog", "apply", "-", stdin=FIRST.replace("units = 100", "units = 1000000"))
-
-    assert ran.status == 1
-    assert "order/o0 of customer c000 stays as it was: its offers give" in ran.errors
-
-
 def test_publishing_waits_for_the_decisions_that_are_under_way(command: Command, database_url: str) -> None:
     engine = create_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
     answers: list[Ran] = []

@@ -10,7 +10,7 @@ from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, LimitPolicy, O
 from ledger_worker.domain.changes import Change
 from ledger_worker.domain.decide import DUE_MAX, book_due, decide
 from ledger_worker.domain.decided import Decided, Loaded, LoadedCustomer, Told, TooManyDue
-from ledger_worker.domain.events import UNITS_MAX, Event, Fact, TransitionsDue, content_hash, event_key, fact_bytes
+from ledger_worker.domain.events import Event, Fact, TransitionsDue, content_hash, event_key, fact_bytes
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from tests.domain.agreement import assert_all
 from tests.domain.driver import SETTLEMENT_WINDOW, USAGE_KEPT, Life, World
@@ -133,25 +133,6 @@ def test_what_cannot_be_applied_is_refused_with_the_first_reason_that_applies(
     life = Life(catalogue(quota(), access(), offer("pack", gives(10, lasts="forever"))))
 
     assert refusal(life, event, day(500)) is reason
-
-
-@pytest.mark.parametrize(
-    ("fact", "reason"),
-    [
-        (bought(line(quantity=UNITS_MAX // 10)), None),
-        (bought(line(quantity=UNITS_MAX // 10 + 1)), DeadLetterReason.IMPOSSIBLE_VALUE),
-        (
-            bought(line(quantity=UNITS_MAX // 20), line(quantity=UNITS_MAX // 20 + 2, line_id="l2")),
-            DeadLetterReason.IMPOSSIBLE_VALUE,
-        ),
-        (activated(day(1), day(2), item("pack", quantity=UNITS_MAX // 10 + 1)), DeadLetterReason.IMPOSSIBLE_VALUE),
-        (renewed(day(1), day(2), item("pack", quantity=UNITS_MAX)), DeadLetterReason.IMPOSSIBLE_VALUE),
-        (bought(line("unheard-of", quantity=UNITS_MAX)), None),
-    ],
-)
-def test_what_gives_more_units_than_can_be_counted_is_refused(fact: Fact, reason: DeadLetterReason | None) -> None:
-    """Each value is possible in itself: units times quantity is not, and would stop whoever adds it up."""
-    assert refusal(Life(PACK_OF_TEN), told("p", day(1), fact), day(1)) is reason
 
 
 def test_a_conflict_is_told_before_anything_else_that_is_wrong() -> None:

@@ -142,8 +142,6 @@ def apply(
         if unoffered:
             print_note(f"{unoffered} events named a SKU that had no offer when they were applied.")
     _exit_over(file, compared.problems)
-    if reached is not None and reached.unreached:
-        raise typer.Exit(FINDINGS)
 
 
 def _reach(engine: "Engine", defined: "Definitions", *, is_rehearsal: bool) -> "Reach":
@@ -167,8 +165,6 @@ def _reach(engine: "Engine", defined: "Definitions", *, is_rehearsal: bool) -> "
 
 
 def _print_reach(reached: "Reach", *, is_rehearsal: bool) -> None:
-    for each in reached.unreached[:_REACHED_SHOWN_MAX]:
-        print_note(f"{each.source_key} of customer {each.customer_id} stays as it was: {each.message}")
     if not reached.sources:
         return
     # By verdict as they are listed there, what hurts first; then by customer.

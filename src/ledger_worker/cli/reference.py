@@ -44,8 +44,7 @@ nobody. Fifty rows are shown; `--json` has all.
 | `gains` | access began, more is left, or the limit is higher |
 | `changes` | something else that is told, such as the end |
 
-Of several that are true the first is named. An order or subscription that would give more units than can be counted
-stays as it was and is named too.
+Of several that are true the first is named.
 """
 
 _OUTCOMES = """\

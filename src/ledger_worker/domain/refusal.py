@@ -1,29 +1,14 @@
 """Why an event becomes a dead letter, as far as the event itself, the instant and the catalogue show it.
 
-The checks are made in this order, and the first that applies decides: impossible value (more units than can be
-counted), too early, too late, unknown entitlement, wrong type. What takes knowing more of the customer is checked in
-`decide`: whether the id was applied before, which comes first, and a merge that would close a circle, which comes last.
+The checks are made in this order, and the first that applies decides: too early, too late, unknown entitlement, wrong
+type. What takes knowing more of the customer is checked in `decide`: whether the id was applied before, which comes
+first, and a merge that would close a circle, which comes last.
 """
 
 from datetime import datetime, timedelta
 
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType
-from ledger_worker.domain.events import (
-    UNITS_MAX,
-    EntitlementAssigned,
-    Event,
-    OfSource,
-    PurchaseCompleted,
-    SourceFact,
-    SubscriptionActivated,
-    SubscriptionAddOnAdded,
-    SubscriptionPlanChanged,
-    SubscriptionRenewed,
-    SubscriptionTrialConverted,
-    SubscriptionTrialStarted,
-    UsageRecorded,
-    UsageReversed,
-)
+from ledger_worker.domain.events import EntitlementAssigned, Event, UsageRecorded, UsageReversed
 from ledger_worker.domain.outcomes import DeadLetterReason
 
 __all__ = ["AHEAD_MAX", "refusal"]
@@ -37,9 +22,6 @@ def refusal(
 ) -> tuple[DeadLetterReason, str] | None:
     """Why an event that is new to its customer is a dead letter when told at `now`, with what was expected; or None."""
     fact = event.fact
-    given = _units_given(fact, catalogue) if isinstance(fact, OfSource) else 0
-    if given > UNITS_MAX:
-        return DeadLetterReason.IMPOSSIBLE_VALUE, f"its offers give {given} units, expected at most {UNITS_MAX}"
     if event.occurred_at > now + AHEAD_MAX:
         return DeadLetterReason.TOO_EARLY, (
             f"occurred_at is {event.occurred_at.isoformat()}, expected at most five minutes ahead of {now.isoformat()}"
@@ -62,28 +44,3 @@ def refusal(
             f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
         )
     return None
-
-
-def _units_given(fact: SourceFact, catalogue: Catalogue) -> int:
-    """The most units that the lines or items of a fact can give, whichever version of each offer is in force."""
-    match fact:
-        case PurchaseCompleted():
-            quantities = [(line.sku, line.quantity) for line in fact.lines]
-        case (
-            SubscriptionTrialStarted() | SubscriptionTrialConverted() | SubscriptionActivated() | SubscriptionRenewed()
-        ):
-            quantities = [(item.sku, item.quantity) for item in fact.items]
-        case SubscriptionAddOnAdded():
-            quantities = [(fact.item.sku, fact.item.quantity)]
-        case SubscriptionPlanChanged():
-            quantities = [(fact.sku, fact.quantity or 1)]
-        case _:
-            return 0
-    return sum(
-        quantity
-        * max(
-            (sum(allowance.units or 0 for allowance in offer.allowances) for offer in catalogue.offers.get(sku, ())),
-            default=0,
-        )
-        for sku, quantity in quantities
-    )

@@ -1,11 +1,12 @@
 """Reach: what a published offer changes for whoever has its SKU already is booked and told; or only listed, beforehand.
 
-A version published with `next_period` or `now` counts for sources that named its SKU before. Each of them is folded
-again by the present catalogue, through `apply`, as an event of the ledger's own (`OfferReached`): the difference is
-posted, told and provable like any other. Which sources that are follows from what is stored: a source keeps the version
-of the catalogue it was folded with, so one that names a SKU whose newest reaching version came later was not reached
-yet. Nothing is remembered beside that. A run that was cut off is finished by the next one, a run that has nothing to
-do finds nothing, and a worker that folds a source first, because a new fact came, has reached it.
+A version published with `next_period` or `now` counts for sources that named its SKU before, and any version for items
+that are dated ahead of its publication. Each of these sources is folded again by the present catalogue, through
+`apply`, as an event of the ledger's own (`OfferReached`): the difference is posted, told and provable like any other.
+Which sources that are follows from what is stored: a source keeps the version of the catalogue it was folded with, so
+one that names a SKU whose newest reaching version came later was not reached yet. Nothing is remembered beside that. A
+run that was cut off is finished by the next one, a run that has nothing to do finds nothing, and a worker that folds a
+source first, because a new fact came, has reached it.
 
 The rehearsal runs the same batches behind an uncommitted publishing of the same definitions and rolls them back, some
 sources at a time, so that no worker waits longer than for one batch. What is rolled back is not there for the next
@@ -18,7 +19,7 @@ that is told something.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID, uuid5
 
@@ -33,7 +34,6 @@ from ledger_worker.domain.catalogue import Apply, Catalogue, Offer
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.events import Event, OfferReached
 from ledger_worker.domain.outcomes import Outcome
-from ledger_worker.domain.refusal import refusal
 from ledger_worker.domain.sources import SourceState, skus_of
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.metrics import Stages
@@ -42,7 +42,7 @@ from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store.arrays import of_bytes, of_texts
 from ledger_worker.wire.catalogue_file import Definitions
 
-__all__ = ["Affected", "Balance", "Progress", "Reach", "Unreached", "Verdict", "reach", "rehearse_reach"]
+__all__ = ["Affected", "Balance", "Progress", "Reach", "Verdict", "reach", "rehearse_reach"]
 
 
 class Verdict(StrEnum):
@@ -79,14 +79,6 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
     after: Balance
 
 
-class Unreached(msgspec.Struct, frozen=True, kw_only=True):
-    """A source that stays as it was, because it would give more units than can be counted; every run finds it again."""
-
-    customer_id: str
-    source_key: str
-    message: str
-
-
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
     """What one run did, or would do.
 
@@ -98,7 +90,6 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     changed: int
     counts: Mapping[Verdict, int]
     affected: tuple[Affected, ...]
-    unreached: tuple[Unreached, ...]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +150,8 @@ _FILTERING_SKUS_MAX = 50
 _CATCH_UPS_MAX = 10_000
 """Most times a chunk is rehearsed again because more was due, a hundred transitions of each customer at a time."""
 _VICTIM_SQLSTATES = frozenset({"40001", "40P01"})
+_NEW_FOR = timedelta(days=1)
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 _LEDGER = "ledger"
 _REACH_NAMESPACE = UUID("a7f0a0a4-6d0e-5a57-9c1e-8f8a5c1b7d11")
 _STATE = msgspec.msgpack.Decoder(SourceState)
@@ -259,14 +252,12 @@ class _Run:
 
     def __init__(self, engine: Engine, catalogue: Catalogue, on_progress: OnProgress | None) -> None:
         self._engine = engine
-        self._catalogue = catalogue
         self._reaching = _reaching(catalogue)
         self._on_progress = on_progress
         self._looked_at = 0
         self._total = 0
         self._outcomes: Counter[str] = Counter()
         self._told: dict[tuple[str, str], tuple[Balance, Balance]] = {}
-        self._unreached: dict[tuple[str, str], Unreached] = {}
 
     # -- which sources --
 
@@ -325,11 +316,10 @@ class _Run:
         later = [
             (offer.catalogue_version, published_at)
             for sku in skus
-            if (offer := self._reaching.get(sku)) is not None
-            and offer.catalogue_version > state.catalogue_version
-            and (published_at := offer.published_at) is not None
+            for offer, published_at in self._reaching.get(sku, ())
+            if _reaches(offer, published_at, state)
         ]
-        if not later or self._is_too_much(source_key, state):
+        if not later:
             return None
         version, published_at = max(later)
         event = Event(
@@ -340,24 +330,6 @@ class _Run:
             fact=OfferReached(source_key=source_key, catalogue_version=version),
         )
         return _Due(state.claimant, source_key, Delivery(event=event))
-
-    def _is_too_much(self, source_key: str, state: SourceState) -> bool:
-        """Whether a fact of the source would be refused if it were told by the present catalogue; that is noted."""
-        for _, placed in state.facts:
-            event = Event(
-                event_source=placed.event_source,
-                event_id=placed.event_id,
-                customer_id=state.claimant,
-                occurred_at=placed.occurred_at,
-                fact=placed.fact,
-                source_version=placed.source_version,
-            )
-            refused = refusal(event, placed.occurred_at, self._catalogue, timedelta())
-            if refused is not None:
-                place = (state.claimant, source_key)
-                self._unreached[place] = Unreached(customer_id=place[0], source_key=place[1], message=refused[1])
-                return True
-        return False
 
     # -- what came of them --
 
@@ -401,18 +373,34 @@ class _Run:
             changed=self._outcomes[Outcome.APPLIED],
             counts={verdict: counted[verdict] for verdict in Verdict},
             affected=affected,
-            unreached=tuple(one for _, one in sorted(self._unreached.items(), key=_told_place)),
         )
 
 
-def _reaching(catalogue: Catalogue) -> dict[str, Offer]:
-    """By SKU, the newest version that reaches what exists."""
-    return {
-        sku: offer
-        for sku, versions in catalogue.offers.items()
+def _reaching(catalogue: Catalogue) -> dict[str, list[tuple[Offer, datetime]]]:
+    """By SKU, the versions that may reach what is told already, each with the instant it was published.
+
+    A version that is `new_only` is for items that enter after it: of what is told, for those that are dated ahead. That
+    is only looked for while it is new.
+    """
+    published = [
+        (offer, offer.published_at)
+        for versions in catalogue.offers.values()
         for offer in versions
-        if offer.apply is not Apply.NEW_ONLY
-    }
+        if offer.published_at is not None
+    ]
+    newest = max((published_at for _, published_at in published), default=_BEGINNING)
+    found: dict[str, list[tuple[Offer, datetime]]] = {}
+    for offer, published_at in published:
+        if offer.apply is not Apply.NEW_ONLY or published_at > newest - _NEW_FOR:
+            found.setdefault(offer.sku, []).append((offer, published_at))
+    return found
+
+
+def _reaches(offer: Offer, published_at: datetime, state: SourceState) -> bool:
+    """Whether the version is newer than the catalogue that the source was folded with, and changes what it gives."""
+    if offer.catalogue_version <= state.catalogue_version:
+        return False
+    return offer.apply is not Apply.NEW_ONLY or any(at > published_at for at, _ in state.facts)
 
 
 def _place(due: _Due) -> tuple[bytes, bytes]:
