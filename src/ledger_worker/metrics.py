@@ -24,7 +24,8 @@ WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class Stage(StrEnum):
     """The named points of the flow, in their order: what is timed, and where a fault test may kill the process.
 
-    A batch reaches the points of the worker once each, a round of a relay those of the relay.
+    A batch reaches the points of the worker once each, what the clock books those of the clock, a round of a relay
+    those of the relay.
     """
 
     POLLED = "polled"
@@ -47,6 +48,12 @@ class Stage(StrEnum):
     """The database answered the commit."""
     OFFSETS_HINTED = "offsets_hinted"
     """Kafka was told the offsets."""
+    DUE_LOCKED = "due_locked"
+    """The clock holds customers of whom something is due."""
+    DUE_WRITTEN = "due_written"
+    """It is booked, with the outbox."""
+    DUE_COMMITTED = "due_committed"
+    """The database answered the commit."""
     RELAY_READ = "relay_read"
     """Rows of the outbox were read."""
     RELAY_SENT = "relay_sent"
@@ -129,6 +136,10 @@ class Metrics:
         self.lanes_held = gauge("relay_lanes", "Lanes that this process holds.")
         self.outbox_rows = gauge("outbox_rows", "Rows that wait to be published.", "lane")
         self.outbox_oldest_seconds = gauge("outbox_oldest_seconds", "Age of the oldest row that waits.", "lane")
+
+        # The clock.
+        self.transitions = counter("clock_transitions_total", "Transitions that the clock booked when they fell due.")
+        self.clock_behind_seconds = gauge("clock_behind_seconds", "How long the first of what is due has been due.")
 
         # What it depends on.
         self.database_failures = counter("database_failures_total", "Errors of the database.", "sqlstate_class")

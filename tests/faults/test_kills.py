@@ -12,7 +12,7 @@ from ledger_worker.metrics import Stage
 from tests.faults.system import System, make_load
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", [stage for stage in Stage if not stage.name.startswith("DUE_")])
 @pytest.mark.timeout(180)
 def test_a_kill_at_any_named_point_loses_and_doubles_nothing(system: System, stage: Stage) -> None:
     load = make_load(1_200, customers=200, seed=7)

@@ -233,25 +233,38 @@ def load(
     ]
 
 
-def load_due(connection: Connection, customer_id: str, heads: Mapping[str, CustomerHead], now: datetime) -> Loaded:
-    """What booking what is due for the customer at `now` reads; `heads` are the customer and those tied to it."""
-    accounts = accounts_store.read_accounts(connection, [], [customer_id], now)
-    pairs = [(each, entitlement) for each in heads for _, entitlement in accounts]
-    accounts |= accounts_store.read_accounts(connection, pairs, [], _BEGINNING)
+def load_due(
+    connection: Connection, customer_ids: Sequence[str], heads: Mapping[str, CustomerHead], now: datetime
+) -> dict[str, Loaded]:
+    """What booking what is due for these customers at `now` reads, for each who has something due.
+
+    `heads` are the customers and those tied to them, who are loaded with them.
+    """
+    accounts = accounts_store.read_accounts(connection, [], customer_ids, now)
+    of_tied = [(each, entitlement) for owner, entitlement in accounts for each in heads[owner].linked]
+    if of_tied:
+        accounts |= accounts_store.read_accounts(connection, of_tied, [], _BEGINNING)
     grants = accounts_store.read_open_grants(connection, list(accounts))
-    return Loaded(
-        customers={
-            each: LoadedCustomer(
-                head=head,
-                accounts={name: account for (owner, name), account in accounts.items() if owner == each},
-                grants=grants.get(each, []),
-                histories={},
-            )
-            for each, head in heads.items()
-        },
-        sources={},
-        claimants={},
-    )
+    by_customer: dict[str, dict[str, Account]] = {}
+    for (owner, entitlement), account in accounts.items():
+        by_customer.setdefault(owner, {})[entitlement] = account
+    return {
+        customer_id: Loaded(
+            customers={
+                each: LoadedCustomer(
+                    head=heads[each],
+                    accounts=by_customer.get(each, {}),
+                    grants=grants.get(each, []),
+                    histories={},
+                )
+                for each in (customer_id, *heads[customer_id].linked)
+            },
+            sources={},
+            claimants={},
+        )
+        for customer_id in customer_ids
+        if customer_id in by_customer
+    }
 
 
 def _source_of(delivery: Delivery) -> str | None:

@@ -20,19 +20,18 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.apply.batch import Applied, Batch, Delivery, ManyDue
 from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.due import book_due_apart
 from ledger_worker.apply.load import (
-    Group,
     claim_sources,
     group_customers,
     load,
-    load_due,
     merges_of,
     read_claimants,
     read_told,
 )
-from ledger_worker.apply.rounds import decide_due, decide_groups
+from ledger_worker.apply.locks import MoreCustomersError, require_all_locked, require_not_parked
+from ledger_worker.apply.rounds import decide_groups
 from ledger_worker.apply.write import write
-from ledger_worker.domain.decided import CustomerHead
 from ledger_worker.domain.events import customers_of
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.kafka.murmur2 import murmur2
@@ -78,7 +77,7 @@ def apply_batch(
     due_at: Mapping[str, datetime] = {}
     for _ in range(_CATCH_UPS_MAX):
         try:
-            _book_due_apart(engine, due_at, catalogues)
+            book_due_apart(engine, due_at, catalogues)
             due_at = {}
             with engine.connect() as connection, connection.begin():
                 applied = _transact(connection, batch, catalogues, stages, instants, named)
@@ -86,7 +85,7 @@ def apply_batch(
             stages.reached(Stage.COMMITTED)
         except _ManyDueError as error:
             due_at = error.many.due_at
-        except _MoreCustomersError as more:
+        except MoreCustomersError as more:
             named |= more.customer_ids
         except DBAPIError as error:
             attempts += 1
@@ -134,7 +133,7 @@ def rehearse_on(
                 applied = _transact(connection, batch, catalogues, stages, instants, named)
         except _ManyDueError as error:
             return error.many
-        except _MoreCustomersError as more:
+        except MoreCustomersError as more:
             named |= more.customer_ids
         else:
             return applied
@@ -145,8 +144,8 @@ def catch_up(engine: Engine, many: ManyDue, catalogues: Catalogues) -> None:
     """The earliest of what is due for these customers is booked and committed: it is due whatever is decided next."""
     for _ in range(_CATCH_UPS_MAX):
         try:
-            _book_due_apart(engine, many.due_at, catalogues)
-        except _MoreCustomersError:
+            book_due_apart(engine, many.due_at, catalogues)
+        except MoreCustomersError:
             continue
         return
     raise _never_caught_up()
@@ -165,14 +164,6 @@ class _ManyDueError(Exception):
         self.many = many
 
 
-class _MoreCustomersError(Exception):
-    """Under the locks it shows that more customers are tied to those that were locked: lock them all from the start."""
-
-    def __init__(self, customer_ids: frozenset[str]) -> None:
-        super().__init__(", ".join(sorted(customer_ids)))
-        self.customer_ids = customer_ids
-
-
 def _never_caught_up() -> BrokenInvariantError:
     return BrokenInvariantError(f"customers still have too much due after {_CATCH_UPS_MAX} transactions of their own")
 
@@ -187,7 +178,7 @@ def _transact(
 ) -> Applied:
     """Everything but the commit, in the order that the module tells; `named` customers are locked beside all others.
 
-    Raises _ManyDueError or _MoreCustomersError where something has to be done before the batch is tried again.
+    Raises _ManyDueError or MoreCustomersError where something has to be done before the batch is tried again.
     """
     catalogue_store.lock_shared(connection)
     ledger = catalogue_store.read_ledger(connection)
@@ -201,7 +192,7 @@ def _transact(
     wanted = {*named, *claimants.values(), *(each for one in batch.deliveries for each in customers_of(one.event))}
     customer_ids = customers_store.lock(connection, sorted(wanted, key=str.encode), murmur2)
     heads, key_hashes = customers_store.read_heads(connection, customer_ids)
-    _require_not_parked(heads)
+    require_not_parked(heads)
     stages.reached(Stage.LOCKED)
 
     told = read_told(connection, batch.deliveries, instants(connection, batch.deliveries), heads)
@@ -209,7 +200,7 @@ def _transact(
 
     usage_kept = timedelta(days=ledger.usage_kept_days)
     claimants = claim_sources(connection, told, catalogue, usage_kept, merges_of(heads))
-    _require_all_locked(heads, claimants)
+    require_all_locked(heads, claimants)
     groups = group_customers(told, heads, claimants)
     loaded = load(connection, groups, heads, claimants, catalogue)
     stages.reached(Stage.LOADED)
@@ -220,37 +211,3 @@ def _transact(
     stages.reached(Stage.DECIDED)
 
     return write(connection, batch, groups, decided, ledger, key_hashes)
-
-
-def _require_not_parked(heads: Mapping[str, CustomerHead]) -> None:
-    """No event passes a parked customer: this release does not hold its events back, so it stops."""
-    parked = [customer_id for customer_id, head in heads.items() if head.is_parked]
-    if parked:
-        msg = f"customer {parked[0]} is parked, and its events cannot be held back by this release"
-        raise BrokenInvariantError(msg)
-
-
-def _require_all_locked(heads: Mapping[str, CustomerHead], claimants: Mapping[str, str]) -> None:
-    """Ties are read before the locks; where they have grown meanwhile, the transaction begins again with all locked."""
-    needed = {*claimants.values(), *(other for head in heads.values() for other in head.linked)}
-    if not needed <= heads.keys():
-        raise _MoreCustomersError(frozenset(needed | heads.keys()))
-
-
-def _book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: Catalogues) -> None:
-    """One transaction per customer books the earliest of what is due at its instant, as many as one transaction may.
-
-    Raises _MoreCustomersError when a tie was made just then: a second call finds it.
-    """
-    for customer_id, now in due_at.items():
-        with engine.connect() as connection, connection.begin():
-            catalogue_store.lock_shared(connection)
-            ledger = catalogue_store.read_ledger(connection)
-            catalogue = catalogues.at(connection, ledger.catalogue_version)
-            locked = customers_store.lock(connection, [customer_id], murmur2)
-            heads, key_hashes = customers_store.read_heads(connection, locked)
-            _require_all_locked(heads, {})
-            loaded = load_due(connection, customer_id, heads, now)
-            found = decide_due(connection, loaded, customer_id, now, catalogue, ledger)
-            group = Group(list(heads), [], [], [])
-            write(connection, Batch(), [group], [found], ledger, key_hashes)

@@ -25,18 +25,25 @@ app = typer.Typer(
 
 @app.callback()
 def run(ctx: typer.Context) -> None:
-    """Run every loop in this process until SIGTERM or SIGINT: consume applies events, relay publishes changes.
+    """Run every loop in this process until SIGTERM or SIGINT.
 
+    Consume applies events, clock books what falls due, relay publishes changes.
     Any number of these processes share the work. Name a loop to run that one alone.
     """
     if ctx.invoked_subcommand is None:
-        _run("consume", "relay")
+        _run("consume", "clock", "relay")
 
 
 @app.command()
 def consume() -> None:
     """Run only the loop that takes events from the input topics and applies them to the ledger."""
     _run("consume")
+
+
+@app.command()
+def clock() -> None:
+    """Run only the loop that books what falls due, such as the end of a grant, at its instant."""
+    _run("clock")
 
 
 @app.command()
@@ -53,9 +60,9 @@ def _run(*names: str) -> None:
 
 
 def _loops() -> "Mapping[str, Loop]":
-    from ledger_worker.worker.process import CONSUME, consume
+    from ledger_worker.worker.process import CONSUME, clock, consume
 
-    return {CONSUME: consume, "relay": _publish}
+    return {CONSUME: consume, "clock": clock, "relay": _publish}
 
 
 def _publish(shared: "Shared") -> None:

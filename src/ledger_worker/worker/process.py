@@ -20,6 +20,7 @@ import structlog
 from sqlalchemy import Engine
 
 from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.due import book_due_now
 from ledger_worker.apply.transaction import apply_batch, rehearse_batch
 from ledger_worker.config import Settings
 from ledger_worker.errors import UnavailableError
@@ -31,11 +32,12 @@ from ledger_worker.metrics import CollectorRegistry, Crash, Metrics, exposition
 from ledger_worker.store import database
 from ledger_worker.store.catalogue import read_ledger
 from ledger_worker.wire.framing import Registry
+from ledger_worker.worker.clock import run_clock
 from ledger_worker.worker.consume import Transactions, run_consume
 from ledger_worker.worker.logs import configure_logs
 from ledger_worker.worker.shared import Shared
 
-__all__ = ["CONSUME", "Loop", "calm_collector", "consume", "run"]
+__all__ = ["CONSUME", "Loop", "calm_collector", "clock", "consume", "run"]
 
 Loop = Callable[[Shared], None]
 """Works until `Shared.stop` is set; what it raises ends the process."""
@@ -47,7 +49,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _JOIN_SECONDS = 0.2
 _EXIT_OVERDUE = 70
 _COLLECT_AFTER_ALLOCATIONS = 100_000
-_CONNECTIONS_MAX = 5
+_CONNECTIONS_MAX = 6
 _JOIN_SHARE = 0.8
 """How much of the grace time the other loops may take; the rest is for closing what they share."""
 
@@ -98,6 +100,13 @@ def consume(shared: Shared) -> None:
         rehearse=lambda batch: rehearse_batch(shared.engine, batch, catalogues, stages),
     )
     run_consume(shared, stages, transactions)
+
+
+def clock(shared: Shared) -> None:
+    """The clock, booking what falls due in the ledger of `Shared.engine`."""
+    stages = shared.stages()
+    catalogues = Catalogues()
+    run_clock(shared, lambda: book_due_now(shared.engine, catalogues, stages))
 
 
 def _start(settings: Settings, stop: threading.Event, wake: threading.Event, stack: ExitStack) -> Shared:

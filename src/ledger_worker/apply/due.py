@@ -1,0 +1,117 @@
+"""Booking what has fallen due, apart from any batch: for the clock, and before a batch that meets too much of it.
+
+Who touches a customer books what is due of it first, so the clock is never needed for a right answer: without it an
+expiry is told when its customer is next touched. Nothing here decides otherwise than a batch would.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection, Engine
+
+from ledger_worker.apply.batch import Batch
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.load import Group, load_due
+from ledger_worker.apply.locks import MoreCustomersError, require_all_locked
+from ledger_worker.apply.rounds import decide_due
+from ledger_worker.apply.write import write
+from ledger_worker.domain.decided import CustomerHead
+from ledger_worker.kafka.murmur2 import murmur2
+from ledger_worker.metrics import Stage, Stages
+from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.store import customers as customers_store
+from ledger_worker.store import due as due_store
+
+__all__ = ["CUSTOMERS_MAX", "BookedDue", "book_due_apart", "book_due_now"]
+
+CUSTOMERS_MAX = 200
+"""Most customers of one transaction of the clock: it holds them for some tens of milliseconds."""
+_TIED_MAX = 20
+
+
+class BookedDue(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call booked: of how many customers, how many transitions, and how many changes that told."""
+
+    customers: int
+    transitions: int
+    changes: int
+
+
+def book_due_now(
+    engine: Engine, catalogues: Catalogues, stages: Stages, *, customers_max: int = CUSTOMERS_MAX
+) -> BookedDue:
+    """What is due at the database's clock is booked and committed, of at most so many customers.
+
+    Of each as much as one transaction may book, the earliest first: whoever has more is found by the next call, and a
+    call that books nothing has found nobody who was free. Any number of processes may call it at once.
+    """
+    booked = []
+    stages.begin()
+    with engine.connect() as connection, connection.begin():
+        catalogue_store.lock_shared(connection)
+        locked = due_store.lock_due(connection, customers_max)
+        if locked:
+            heads, key_hashes = customers_store.read_heads(connection, locked)
+            # A tie may have been made between finding and holding: then it is no customer for this transaction.
+            alone = {customer_id: head for customer_id, head in heads.items() if not head.linked}
+            stages.reached(Stage.DUE_LOCKED)
+            now = customers_store.clock(connection)
+            booked.append(_book(connection, sorted(alone, key=str.encode), alone, now, key_hashes, catalogues))
+            stages.reached(Stage.DUE_WRITTEN)
+    if booked:
+        stages.reached(Stage.DUE_COMMITTED)
+    with engine.connect() as connection:
+        tied = due_store.read_tied_due(connection, _TIED_MAX)
+        now = customers_store.clock(connection)
+    for customer_id in tied:
+        # With a tie that was made just now it is found again by the next call.
+        with suppress(MoreCustomersError):
+            booked.append(_book_apart(engine, customer_id, now, catalogues))
+    return BookedDue(
+        customers=sum(one.customers for one in booked),
+        transitions=sum(one.transitions for one in booked),
+        changes=sum(one.changes for one in booked),
+    )
+
+
+def book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: Catalogues) -> None:
+    """One transaction per customer books the earliest of what is due at its instant, as many as one transaction may.
+
+    Raises MoreCustomersError when a tie was made just then: a second call finds it.
+    """
+    for customer_id, now in due_at.items():
+        _book_apart(engine, customer_id, now, catalogues)
+
+
+def _book_apart(engine: Engine, customer_id: str, now: datetime, catalogues: Catalogues) -> BookedDue:
+    """The customer is locked with all who are tied to it, in key order."""
+    with engine.connect() as connection, connection.begin():
+        catalogue_store.lock_shared(connection)
+        locked = customers_store.lock(connection, [customer_id], murmur2)
+        heads, key_hashes = customers_store.read_heads(connection, locked)
+        require_all_locked(heads, {})
+        return _book(connection, [customer_id], heads, now, key_hashes, catalogues)
+
+
+def _book(
+    connection: Connection,
+    customer_ids: Sequence[str],
+    heads: Mapping[str, CustomerHead],
+    now: datetime,
+    key_hashes: Mapping[str, int],
+    catalogues: Catalogues,
+) -> BookedDue:
+    """What is due of these customers is decided, each with those it is tied to, and written."""
+    ledger = catalogue_store.read_ledger(connection)
+    catalogue = catalogues.at(connection, ledger.catalogue_version)
+    loaded = load_due(connection, customer_ids, heads, now)
+    decided = [decide_due(connection, one, customer_id, now, catalogue, ledger) for customer_id, one in loaded.items()]
+    groups = [Group(list(one.customers), [], [], []) for one in loaded.values()]
+    applied = write(connection, Batch(), groups, decided, ledger, key_hashes)
+    return BookedDue(
+        customers=sum(bool(one.events) for one in decided),
+        transitions=sum(len(one.events) for one in decided),
+        changes=applied.changes,
+    )
