@@ -237,7 +237,8 @@ class _Walk:
     def settle_ends(self) -> None:
         """Each period is paid until the end told of it, or sooner where another follows, or later where it is extended.
 
-        A trial also ends where the first paid period starts, and where it expired.
+        A trial also ends where the first paid period starts, and where it expired. What joined a period, and stands
+        behind it, ends with it.
         """
         expired = self._tellings.trial_end.get(None)
         paid_starts = sorted({period.start for period in self._opened if not (period.is_trial or period.opened_by)})
@@ -248,12 +249,17 @@ class _Walk:
             if period.is_trial:
                 followers.append(next((start for start in paid_starts if start > period.start), None))
                 followers.append(None if expired is None else expired.content)
-            period.paid_until = min([end, *(start for start in followers if start is not None)])
-        for told in self._tellings.extensions.values():
-            for periods in self.of_item.values():
-                begun = [period for period in periods if period.start < told.content]
-                if begun:
-                    begun[-1].paid_until = max(begun[-1].paid_until, told.content)
+            paid_until = min([end, *(start for start in followers if start is not None)])
+            extended = [
+                told.content
+                for told in self._tellings.extensions.values()
+                if self._last_begun(period.item_id, told.content) is period
+            ]
+            period.paid_until = max([paid_until, *extended])
+
+    def _last_begun(self, item_id: str, before: datetime) -> Period | None:
+        """The item's period with the latest start before that instant."""
+        return next((period for period in reversed(self.of_item[item_id]) if period.start < before), None)
 
     def _going_on(self, instant: datetime, changes: Sequence[Told[_Change]]) -> frozenset[str]:
         """The items that a telling without items goes on with: alive by the last telling with items, or since."""
