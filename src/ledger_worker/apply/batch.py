@@ -10,7 +10,7 @@ from ledger_worker.domain.events import Event
 from ledger_worker.domain.outcomes import DeadLetterReason
 from ledger_worker.wire.record import Record
 
-__all__ = ["Applied", "Batch", "Delivery", "ManyDue", "Move", "Rejected"]
+__all__ = ["Applied", "Batch", "Delivery", "ManyDue", "Move", "Refused", "Rejected"]
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +54,19 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     rejected: tuple[Rejected, ...] = ()
 
 
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an event that came by no topic was not applied, and what was expected: it is answered, and not kept."""
+
+    event: Event
+    reason: DeadLetterReason
+    message: str
+
+
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a batch, after its commit.
 
     Counts by outcome and dead-letter reason, and how many outbox rows it wrote. `told` are the changes in them, those
-    of one customer in their order.
+    of one customer in their order. `refused` are events that came by no topic: others become dead letters.
     """
 
     outcomes: Mapping[str, int]
@@ -67,6 +75,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     postings: int
     recorded_at: datetime | None = None
     told: tuple[Change, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class ManyDue(msgspec.Struct, frozen=True, kw_only=True):

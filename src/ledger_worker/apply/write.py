@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from sqlalchemy import Connection
 
-from ledger_worker.apply.batch import Applied, Batch, Delivery, Rejected
+from ledger_worker.apply.batch import Applied, Batch, Delivery, Refused, Rejected
 from ledger_worker.apply.load import Group
 from ledger_worker.apply.out_of_range import out_of_range
 from ledger_worker.domain.changes import Change
@@ -19,7 +19,6 @@ from ledger_worker.domain.decided import Decided, DecidedCustomer, DecidedEvent
 from ledger_worker.domain.ledger import Posting
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState
-from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import customers as customers_store
 from ledger_worker.store import fence as fence_store
@@ -47,7 +46,7 @@ def write(
     """Everything decided is written, set by set, each in key order; what is a dead letter already goes along.
 
     `decided` is of each group, in the same order; `key_hashes` say by customer which lane its messages take. Raises
-    BrokenInvariantError when an event is refused that came by no topic; DataError for a sum that 64 bits do not hold.
+    DataError for a sum that 64 bits do not hold.
     """
     failed_at = max((told.now for group in groups for told in group.told), default=None)
     if failed_at is None and batch.rejected:
@@ -92,6 +91,7 @@ def write(
         postings=len(postings),
         recorded_at=failed_at,
         told=tuple(change for one in customers.values() for change in one.changes),
+        refused=_refused(batch, groups, decided),
     )
 
 
@@ -109,14 +109,13 @@ def _inbox_row(event: DecidedEvent, delivery: Delivery | None) -> inbox_store.In
 def _dead_letters(
     batch: Batch, groups: Sequence[Group], decided: Sequence[Decided], failed_at: datetime
 ) -> list[DeadLetterRow]:
-    """The refused, then what was rejected before. Raises BrokenInvariantError when a refused event has no record."""
+    """Those of refused events that came by a topic, then what was rejected before."""
     rows = []
     for group, one in zip(groups, decided, strict=True):
         for refused in one.refused:
             delivery = batch.deliveries[group.places[refused.told]]
             if delivery.record is None:
-                msg = f"event {delivery.event.event_id} of {delivery.event.event_source}: {refused.message}"
-                raise BrokenInvariantError(msg)
+                continue  # answered, see `_refused`
             rejected = Rejected(
                 record=delivery.record,
                 topic_id=_topic_id(batch, delivery.record),
@@ -126,6 +125,17 @@ def _dead_letters(
             )
             rows.append(_dead_letter_row(rejected, failed_at))
     return rows + [_dead_letter_row(rejected, failed_at) for rejected in batch.rejected]
+
+
+def _refused(batch: Batch, groups: Sequence[Group], decided: Sequence[Decided]) -> tuple[Refused, ...]:
+    """The refused events that came by no topic: their sender is there to be answered."""
+    found = []
+    for group, one in zip(groups, decided, strict=True):
+        for refused in one.refused:
+            delivery = batch.deliveries[group.places[refused.told]]
+            if delivery.record is None:
+                found.append(Refused(event=delivery.event, reason=refused.reason, message=refused.message))
+    return tuple(found)
 
 
 def _dead_letter_row(rejected: Rejected, failed_at: datetime) -> DeadLetterRow:

@@ -119,10 +119,11 @@ def _line(record: "Record", registry: "Registry | None", *, json: bool) -> str:
         return json_of_record(record.value or b"", registry)
     from ledger_worker.wire.decode import decode_change
 
-    return _sentence(decode_change(record.value, registry))
+    return sentence(decode_change(record.value, registry))
 
 
-def _sentence(change: "Change") -> str:
+def sentence(change: "Change") -> str:
+    """One change on one line, for people."""
     cause = f"{change.cause.type} {change.cause.event_source}/{change.cause.event_id}"
     correction = "  correction" if change.correction else ""
     return (

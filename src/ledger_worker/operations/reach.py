@@ -334,7 +334,9 @@ class _Run:
     # -- what came of them --
 
     def note(self, applied: Applied) -> None:
-        """These sources were folded again."""
+        """These sources were folded again. Raises BrokenInvariantError when the ledger's own event was refused."""
+        for refused in applied.refused:
+            raise BrokenInvariantError(f"event {refused.event.event_id} of the ledger: {refused.message}")
         self._outcomes.update(applied.outcomes)
         for change in applied.told:
             self._note_change(change)

@@ -1,0 +1,213 @@
+"""`ledger-worker customer assign | renew | extend | revoke`: what a person gives and takes by hand."""
+
+from datetime import datetime
+from getpass import getuser
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
+
+import typer
+
+from ledger_worker.cli.changes import sentence
+from ledger_worker.cli.connections import open_database, read_settings
+from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ledger_worker.domain.events import AssignmentFact
+
+__all__ = ["assign", "extend", "renew", "revoke"]
+
+
+def _instant(text: str) -> datetime:
+    """Raises BadParameter unless the text is an instant with its distance from UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no instant, expected one such as 2026-03-01T00:00:00Z") from None
+    if found.tzinfo is None:
+        raise typer.BadParameter(f"{text} is without a zone, expected {text}Z or {text}+01:00")
+    return found
+
+
+_Customer = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
+_Assignment = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="What `assign` called it.")]
+_Units = Annotated[int | None, typer.Option(metavar="N", min=1, help="How many units.")]
+_Until = Annotated[datetime | None, typer.Option(metavar="INSTANT", parser=_instant, help="When it ends, if it does.")]
+_From = Annotated[
+    datetime | None, typer.Option("--from", metavar="INSTANT", parser=_instant, help="When it begins; now if not said.")
+]
+_Note = Annotated[str, typer.Option(metavar="TEXT", help="Why: kept with the act, and shown to whoever asks.")]
+_Actor = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Who does it; the name of this login if not said.", show_default=False),
+]
+_Key = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        metavar="ID",
+        help="Its id, so that it can be done again without effect, or corrected; a new one if not said.",
+        show_default=False,
+    ),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be told, and touch nobody.")]
+
+
+def assign(  # noqa: PLR0913 - as many options as a person may need
+    customer_id: _Customer,
+    entitlement: Annotated[str, typer.Argument(metavar="ENTITLEMENT", help="What is given.")],
+    *,
+    note: _Note,
+    units: _Units = None,
+    effective_at: _From = None,
+    until: _Until = None,
+    priority: Annotated[int, typer.Option(metavar="N", help="The lower burns first; a plan's is 100.")] = 100,
+    actor: _Actor = None,
+    key: _Key = None,
+    dry_run: _DryRun = False,
+    json: Json = False,
+) -> None:
+    """Give a customer an entitlement by hand: access, or units; without units a quota is unlimited.
+
+    Exit status 1 when that is refused. With the --id of an assignment that exists this corrects it.
+    """
+    from ledger_worker.domain.events import EntitlementAssigned
+
+    _act(
+        customer_id,
+        lambda now: EntitlementAssigned(
+            assignment_id=key or _new_id(),
+            entitlement=entitlement,
+            effective_at=effective_at or now,
+            actor=actor or getuser(),
+            note=note,
+            units=units,
+            expires_at=until,
+            priority=priority,
+        ),
+        is_rehearsal=dry_run,
+        json=json,
+    )
+
+
+def renew(  # noqa: PLR0913 - the same
+    customer_id: _Customer,
+    assignment: _Assignment,
+    *,
+    note: _Note,
+    units: _Units = None,
+    effective_at: _From = None,
+    until: _Until = None,
+    actor: _Actor = None,
+    dry_run: _DryRun = False,
+    json: Json = False,
+) -> None:
+    """Give what was assigned once more, for a further time: as many units as the assignment, or so many.
+
+    Exit status 1 when that is refused. The instant at which it begins is its id.
+    """
+    from ledger_worker.domain.events import AssignmentRenewed
+
+    _act(
+        customer_id,
+        lambda now: AssignmentRenewed(
+            assignment_id=assignment,
+            effective_at=effective_at or now,
+            actor=actor or getuser(),
+            note=note,
+            expires_at=until,
+            units=units,
+        ),
+        is_rehearsal=dry_run,
+        json=json,
+    )
+
+
+def extend(
+    customer_id: _Customer,
+    assignment: _Assignment,
+    until: Annotated[datetime, typer.Argument(metavar="INSTANT", parser=_instant, help="Its new end.")],
+    *,
+    note: _Note,
+    actor: _Actor = None,
+    key: _Key = None,
+    dry_run: _DryRun = False,
+    json: Json = False,
+) -> None:
+    """Let what was assigned, or renewed last before then, end no sooner than at that instant.
+
+    Exit status 1 when that is refused.
+    """
+    from ledger_worker.domain.events import AssignmentExtended
+
+    _act(
+        customer_id,
+        lambda _: AssignmentExtended(
+            assignment_id=assignment,
+            extension_id=key or _new_id(),
+            new_expires_at=until,
+            actor=actor or getuser(),
+            note=note,
+        ),
+        is_rehearsal=dry_run,
+        json=json,
+    )
+
+
+def revoke(
+    customer_id: _Customer,
+    assignment: _Assignment,
+    *,
+    note: _Note,
+    effective_at: Annotated[
+        datetime | None,
+        typer.Option("--at", metavar="INSTANT", parser=_instant, help="When it ends; now if not said."),
+    ] = None,
+    actor: _Actor = None,
+    key: _Key = None,
+    dry_run: _DryRun = False,
+    json: Json = False,
+) -> None:
+    """Take back what was assigned, with all its renewals. What was used stays used.
+
+    Exit status 1 when that is refused.
+    """
+    from ledger_worker.domain.events import AssignmentRevoked
+
+    _act(
+        customer_id,
+        lambda now: AssignmentRevoked(
+            assignment_id=assignment,
+            revocation_id=key or _new_id(),
+            effective_at=effective_at or now,
+            actor=actor or getuser(),
+            note=note,
+        ),
+        is_rehearsal=dry_run,
+        json=json,
+    )
+
+
+def _act(customer_id: str, fact_at: "Callable[[datetime], AssignmentFact]", *, is_rehearsal: bool, json: bool) -> None:
+    from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
+    from ledger_worker.operations.by_hand import RefusedAct, act, database_clock
+
+    stages = Stages(Metrics(CollectorRegistry()))
+    with open_database(read_settings(), "ledger-worker customer") as engine:
+        found = act(engine, customer_id, fact_at(database_clock(engine)), stages, is_rehearsal=is_rehearsal)
+    if json:
+        print_json(found)
+    elif isinstance(found, RefusedAct):
+        print_error(f"{found.reason}: {found.message}")
+    else:
+        would = "would be " if is_rehearsal else ""
+        typer.echo(f"Assignment {found.assignment_id}: {would}{found.outcome.value.replace('_', ' ')}.")
+        for change in found.changes:
+            typer.echo(sentence(change))
+    if isinstance(found, RefusedAct):
+        raise typer.Exit(FINDINGS)
+
+
+def _new_id() -> str:
+    return uuid4().hex

@@ -1,0 +1,139 @@
+"""What a person gives and takes by hand, through the command line, on a ledger."""
+
+from getpass import getuser
+
+import psycopg
+import pytest
+
+from ledger_worker.domain.events import AssignmentFact, fact_of
+from tests.cli.conftest import Command
+
+LONG_AGO = "2026-01-01T00:00:00Z"
+FOR_EVER = "2999-01-01T00:00:00+01:00"
+NOTE = ("--note", "goodwill")
+
+
+@pytest.fixture
+def by_hand(command: Command) -> Command:
+    """A catalogue with a quota, `exports`, and access to `video`."""
+    command("catalog", "apply", "docs/examples/catalogue.toml")
+    return command
+
+
+def remaining(by_hand: Command, customer_id: str = "ada") -> int | None:
+    shown = by_hand("customer", "show", customer_id, "--json")
+    if shown.status:
+        return None
+    (exports,) = shown.json["entitlements"]
+    return int(exports["remaining"])
+
+
+def test_what_is_given_is_told_explained_and_proven_like_anything_else(by_hand: Command) -> None:
+    given = by_hand("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--actor", "eve", *NOTE)
+
+    assert given.status == 0
+    said, told = given.output.splitlines()
+    assert said == "Assignment a1: applied."
+    assert "ada #1  exports: none -> active, allowed, 7 of 7 left  because of EntitlementAssigned by-hand/" in told
+    explained = by_hand("customer", "explain", "ada")
+    assert "given by hand" in explained.output
+    assert "EntitlementAssigned" in explained.output
+    assert by_hand("ledger", "verify").status == 0
+
+
+def test_a_rehearsal_says_the_same_and_touches_nobody(by_hand: Command) -> None:
+    command = ("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--from", LONG_AGO, *NOTE, "--json")
+
+    rehearsed = by_hand(*command, "--dry-run")
+    assert remaining(by_hand) is None
+    done = by_hand(*command)
+
+    assert remaining(by_hand) == 7
+    assert rehearsed.json["outcome"] == done.json["outcome"] == "applied"
+    pictures = [[(each["before"], each["after"]) for each in ran.json["changes"]] for ran in (rehearsed, done)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 1
+
+
+def test_done_again_it_changes_nothing_and_with_other_content_it_corrects(by_hand: Command) -> None:
+    command = ("customer", "assign", "ada", "exports", "--id", "a1", "--from", LONG_AGO, *NOTE, "--json", "--units")
+
+    outcomes = [by_hand(*command, units).json["outcome"] for units in (7, 7, 9)]
+
+    assert outcomes == ["applied", "duplicate_fact", "applied"]
+    assert remaining(by_hand) == 9
+
+
+def test_an_assignment_is_renewed_extended_and_revoked(by_hand: Command) -> None:
+    by_hand("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--from", LONG_AGO, *NOTE)
+    again = ("customer", "renew", "ada", "a1", "--from", "2026-02-01T00:00:00Z", "--units", 3, *NOTE)
+
+    assert by_hand(*again, "--until", "2026-03-01T00:00:00Z").status == 0
+    assert remaining(by_hand) == 7
+    assert by_hand("customer", "extend", "ada", "a1", FOR_EVER, *NOTE).status == 0
+    assert remaining(by_hand) == 10
+    assert by_hand("customer", "revoke", "ada", "a1", *NOTE).status == 0
+    assert remaining(by_hand) == 0
+    assert by_hand("ledger", "verify").status == 0
+
+
+@pytest.mark.parametrize(("said", "actor"), [((), getuser()), (("--actor", "eve"), "eve")], ids=["login", "said"])
+def test_who_did_it_and_why_is_kept(by_hand: Command, database_url: str, said: tuple[str, ...], actor: str) -> None:
+    by_hand("customer", "assign", "ada", "exports", "--units", 7, *NOTE, *said)
+
+    with psycopg.connect(database_url) as connection:
+        (payload,) = connection.execute("SELECT payload FROM event").fetchone() or ()
+    fact = fact_of(payload)
+    assert isinstance(fact, AssignmentFact)
+    assert (fact.actor, fact.note) == (actor, "goodwill")
+
+
+@pytest.mark.parametrize("verb", [("renew",), ("extend", FOR_EVER), ("revoke",)], ids=["renew", "extend", "revoke"])
+def test_what_nobody_gave_is_refused_and_not_kept(by_hand: Command, verb: tuple[str, ...]) -> None:
+    ran = by_hand("customer", verb[0], "ada", "a9", *verb[1:], *NOTE)
+
+    assert ran.status == 1
+    assert ran.errors.startswith("error: waiting: assignment a9 of ada is not known, expected one that was given")
+    assert by_hand("customer", "show", "ada").status == 1
+
+
+def test_what_is_of_another_customer_is_refused(by_hand: Command) -> None:
+    by_hand("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", *NOTE)
+
+    ran = by_hand("customer", "revoke", "bob", "a1", *NOTE)
+
+    assert ran.status == 1
+    assert "assignment a1 of bob is of another customer" in ran.errors
+    assert remaining(by_hand) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("ada", "unheard-of", "--units", "7"), "unknown_entitlement: entitlement unheard-of is not in the catalogue"),
+        (("ada", "video", "--units", "7"), "wrong_type: entitlement video is of type access, expected a quota"),
+        (("ada", "exports", "--until", LONG_AGO), "impossible_value: expires_at is 2026-01-01"),
+        (("", "exports"), "impossible_value: customer_id has 0 characters"),
+        (("ada", "exports", "--priority", "-1"), "impossible_value: priority is -1"),
+        (("ada", "exports", "--units", str(2**60)), "impossible_value: units is"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_was_expected(
+    by_hand: Command, arguments: tuple[str, ...], expected: str
+) -> None:
+    ran = by_hand("customer", "assign", *arguments, *NOTE)
+
+    assert ran.status == 1
+    assert ran.errors.startswith(f"error: {expected}")
+    assert by_hand("customer", "show", "ada").status == 1
+
+
+@pytest.mark.parametrize(
+    ("instant", "expected"),
+    [("2026-01-01T00:00:00", "is without a zone"), ("tomorrow", "is no instant"), ("2026-13-01", "is no instant")],
+)
+def test_an_instant_needs_a_zone(by_hand: Command, instant: str, expected: str) -> None:
+    ran = by_hand("customer", "assign", "ada", "exports", "--from", instant, *NOTE)
+
+    assert ran.status == 2
+    assert expected in " ".join(ran.errors.split())
