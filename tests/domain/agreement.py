@@ -11,7 +11,7 @@ from ledger_worker.domain.booked import standing_of
 from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.course import Course, Stops
-from ledger_worker.domain.events import Event, event_key
+from ledger_worker.domain.events import Event, TransitionsDue, event_key
 from ledger_worker.domain.ledger import EFFECTS, Account, DayState, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.places import all_of
 from ledger_worker.domain.settlement import Book
@@ -41,8 +41,8 @@ NAMES = Names()
 
 
 def kept_events(world: World) -> list[Event]:
-    """The events told that the ledger keeps, without the ledger's own."""
-    return [decided.event for decided in world.inbox.values() if decided.told is not None]
+    """The events that the ledger keeps, told or of granted requests, without what fell due."""
+    return [one.event for one in world.inbox.values() if not isinstance(one.event.fact, TransitionsDue)]
 
 
 def assert_all(world: World) -> None:

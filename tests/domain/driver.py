@@ -17,7 +17,7 @@ from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
-from ledger_worker.domain.decide import book_due, decide
+from ledger_worker.domain.decide import answer, book_due, decide
 from ledger_worker.domain.decided import (
     CustomerHead,
     Decided,
@@ -45,6 +45,7 @@ from ledger_worker.domain.ledger import Account, DayState, Grant, Kind, Line, Ph
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import usage_tie
+from ledger_worker.domain.requests import Answer, Request, judge
 from ledger_worker.domain.settlement import Book, History
 from ledger_worker.domain.sources import SourceState
 
@@ -111,6 +112,23 @@ class World:
         if decided.duplicates:
             return Outcome.DUPLICATE
         return decided.events[-1].outcome
+
+    def ask(self, request: Request, now: datetime) -> Answer:
+        """The request is decided at that instant and answered, and what was decided is stored."""
+        assert judge(request) is None
+        histories: dict[tuple[str, str], History] = {}
+        while True:
+            group = {request.customer_id, *self.customer(request.customer_id).head.linked}
+            found = answer(self._loaded(histories, group), [(request, now)], self.catalogue, timeline=1)
+            if isinstance(found, NeedsHistory):
+                self._add_history(histories, found)
+            elif isinstance(found, TooManyDue):
+                self.catch_up(now, found.customer_id, at_most=100)
+                histories.clear()
+            else:
+                decided, (answered,) = found
+                self._store(decided)
+                return answered
 
     def catch_up(self, now: datetime, customer_id: str, at_most: int = 100_000) -> Decided:
         """What is due for the customer at `now` is booked, the earliest `at_most` of it."""

@@ -4,8 +4,9 @@ Deciding is pure, so it may be done twice. A history begins at a day state where
 is all there is, so the rounds end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -14,16 +15,17 @@ from ledger_worker.apply.batch import ManyDue
 from ledger_worker.apply.load import Group, merges_of
 from ledger_worker.apply.out_of_range import out_of_range
 from ledger_worker.domain.catalogue import Catalogue
-from ledger_worker.domain.decide import book_due, decide
+from ledger_worker.domain.decide import answer, book_due, decide
 from ledger_worker.domain.decided import Decided, Loaded, NeedsHistory, Told, TooManyDue
 from ledger_worker.domain.events import UsageRecorded, UsageReversed, event_key
 from ledger_worker.domain.owners import Merge
+from ledger_worker.domain.requests import Answer, Request
 from ledger_worker.domain.settlement import History
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.store import histories as histories_store
 from ledger_worker.store.catalogue import LedgerState
 
-__all__ = ["decide_due", "decide_groups"]
+__all__ = ["answer_groups", "decide_due", "decide_groups"]
 
 
 def decide_groups(
@@ -35,13 +37,52 @@ def decide_groups(
 ) -> list[Decided] | ManyDue:
     """Every group is decided, in order; or some customers must be caught up first, and nothing is to be written.
 
-    `loaded` is what was loaded for each group, in the same order, and gets the histories that were asked for. Each
-    round loads the history of one account more of each group that asks: since a day state, and the second time all of
-    it. So it ends. Raises DataError for a sum that 64 bits do not hold.
+    `loaded` is what was loaded for each group, in the same order, and gets the histories that were asked for. Raises
+    DataError for a sum that 64 bits do not hold.
     """
     usage_kept = timedelta(days=ledger.usage_kept_days)
     settlement_window = timedelta(days=ledger.settlement_window_days)
-    decided: dict[int, Decided] = {}
+
+    def decide_one(place: int) -> Decided | NeedsHistory | TooManyDue:
+        return decide(
+            loaded[place],
+            groups[place].told,
+            catalogue,
+            timeline=ledger.timeline,
+            usage_kept=usage_kept,
+            settlement_window=settlement_window,
+        )
+
+    return _in_rounds(connection, groups, loaded, decide_one)
+
+
+def answer_groups(
+    connection: Connection,
+    groups: Sequence[Group],
+    asked: Sequence[Sequence[tuple[Request, datetime]]],
+    loaded: list[Loaded],
+    catalogue: Catalogue,
+    ledger: LedgerState,
+) -> list[tuple[Decided, tuple[Answer, ...]]] | ManyDue:
+    """The same for requests: of each group what is to be written, and the answer to each of `asked` in its order."""
+
+    def answer_one(place: int) -> tuple[Decided, tuple[Answer, ...]] | NeedsHistory | TooManyDue:
+        return answer(loaded[place], asked[place], catalogue, timeline=ledger.timeline)
+
+    return _in_rounds(connection, groups, loaded, answer_one)
+
+
+_Found = TypeVar("_Found")
+
+
+def _in_rounds(
+    connection: Connection,
+    groups: Sequence[Group],
+    loaded: list[Loaded],
+    decide_one: Callable[[int], _Found | NeedsHistory | TooManyDue],
+) -> list[_Found] | ManyDue:
+    """Each round loads the history of one account more of each group that asks: since a day state, then all of it."""
+    decided: dict[int, _Found] = {}
     undecided = list(range(len(groups)))
     many_due: dict[str, datetime] = {}
     while undecided:
@@ -49,21 +90,14 @@ def decide_groups(
         before: dict[tuple[str, str], datetime] = {}
         for place in undecided:
             try:
-                found = decide(
-                    loaded[place],
-                    groups[place].told,
-                    catalogue,
-                    timeline=ledger.timeline,
-                    usage_kept=usage_kept,
-                    settlement_window=settlement_window,
-                )
+                found = decide_one(place)
             except OverflowError as error:
                 raise out_of_range("posting", error) from error
             if isinstance(found, NeedsHistory):
-                pair = (found.customer_id, found.entitlement)
-                needed[pair] = place
+                asked = (found.customer_id, found.entitlement)
+                needed[asked] = place
                 if found.before is not None and not _is_loaded(loaded[place], found):
-                    before[pair] = min([found.before, *_reached(connection, groups[place].told, *pair)])
+                    before[asked] = min([found.before, *_reached(connection, groups[place].told, *asked)])
             elif isinstance(found, TooManyDue):
                 many_due[found.customer_id] = found.now
             else:
@@ -71,8 +105,8 @@ def decide_groups(
         merges = {key: merge for place in needed.values() for key, merge in _merges_of(loaded[place]).items()}
         histories = histories_store.read_histories(connection, sorted(needed), merges, before) if needed else {}
         for (customer_id, entitlement), history in histories.items():
-            place = needed[customer_id, entitlement]
-            loaded[place] = _with_history(loaded[place], customer_id, entitlement, history)
+            asking = needed[customer_id, entitlement]
+            loaded[asking] = _with_history(loaded[asking], customer_id, entitlement, history)
         undecided = sorted(needed.values())
     if many_due:
         return ManyDue(due_at=many_due)

@@ -42,15 +42,25 @@ from ledger_worker.domain.events import (
     customers_of,
     source_key,
 )
+from ledger_worker.domain.ledger import Entry
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import Transition
 from ledger_worker.domain.refusal import refusal
+from ledger_worker.domain.requests import (
+    Answer,
+    Item,
+    Request,
+    grantable,
+    granted_of,
+    sentence_of,
+    usage_event,
+)
 from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import SourceState, fold, refold
 from ledger_worker.domain.usage import LATE_OUTCOMES, counts_at, reversal_of, usage_of
 
-__all__ = ["DUE_MAX", "book_due", "decide"]
+__all__ = ["DUE_MAX", "answer", "book_due", "decide"]
 
 DUE_MAX = 100
 """Most transitions booked in one transaction for one customer."""
@@ -79,6 +89,27 @@ def decide(
     except HistoryNeeded as needed:
         return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement, before=needed.before)
     return decision.decided()
+
+
+def answer(
+    loaded: Loaded, requests: Sequence[tuple[Request, datetime]], catalogue: Catalogue, *, timeline: int
+) -> tuple[Decided, tuple[Answer, ...]] | NeedsHistory | TooManyDue:
+    """What is to be written for requests, each at its instant, and the answer to each, in order.
+
+    They are possible in themselves (`requests.judge`) and of customers in `loaded`. An instant may be raised, so that a
+    customer's instants strictly increase.
+    """
+    decision = _Decision(loaded, catalogue, timeline, timedelta(), timedelta())
+    answers = []
+    try:
+        for request, now in requests:
+            answered = decision.ask(request, now)
+            if isinstance(answered, TooManyDue):
+                return answered
+            answers.append(answered)
+    except HistoryNeeded as needed:
+        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement, before=needed.before)
+    return decision.decided(), tuple(answers)
 
 
 def book_due(
@@ -137,17 +168,9 @@ class _Decision:
             )
             self._refuse(place, DeadLetterReason.CIRCULAR_MERGE, message)
             return None
-        sides = self._customers.touched_by(event)
-        now = told.now
-        for side in sides:
-            if side.last is not None and side.last >= now:
-                now = side.last + _MICROSECOND
-        due = self._due(sides, now)
-        if len(due) > DUE_MAX:
-            return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=told.now)
-        while due:
-            now = max(now, self._pass_all(sides, due, now) + _MICROSECOND)
-            due = self._due(sides, now)
+        now = self._reach_now(self._customers.touched_by(event), told.now)
+        if isinstance(now, TooManyDue):
+            return now
         self._seen[event.customer_id, told.key] = told.content_hash
         self._customers.side(event.customer_id).last = now
         fact = event.fact
@@ -165,6 +188,65 @@ class _Decision:
             msg = f"{type(fact).__name__} cannot be told from outside"
             raise TypeError(msg)
         return None
+
+    def ask(self, request: Request, asked_at: datetime) -> Answer | TooManyDue:
+        """One request is decided and answered; or, where too much is due, nothing was done."""
+        own = self._customers.side(request.customer_id)
+        tied = [self._customers.side(each) for each in sorted((own.customer_id, *own.linked), key=str.encode)]
+        now = self._reach_now(tied, asked_at)
+        if isinstance(now, TooManyDue):
+            return now
+        user = self._customers.side(goes_on_as(request.customer_id, self._customers.merges, now))
+        judged = [(item, *self._grantable(user, item, request)) for item in request.items]
+        refused = [granted_of(item, 0, reason, (), shown) for item, units, reason, shown in judged if not units]
+        is_granted = len(refused) < len(judged) if request.up_to else not refused
+        items = []
+        decided_at = now
+        for item, units, reason, shown in judged:
+            if not is_granted or not units:
+                items.append(granted_of(item, 0, reason, (), shown))
+                continue
+            # All of them count at the instant of the decision; each is recorded a microsecond behind the one before.
+            if own.last is not None and own.last >= now:
+                now = own.last + _MICROSECOND
+            own.last = now
+            fact = UsageRecorded(entitlement=item.entitlement, units=units)
+            event = usage_event(request, fact, decided_at)
+            entries = self._use(None, told_of(event, now), fact, now)
+            items.append(granted_of(item, units, None, entries, user.shown(item.entitlement)))
+        return Answer(
+            caller=request.caller,
+            key=request.key,
+            customer_id=request.customer_id,
+            is_granted=is_granted,
+            reason=None if is_granted else refused[0].reason,
+            message=None if is_granted else sentence_of(refused),
+            items=tuple(items),
+            recorded_at=now,
+            sequence=user.head().sequence,
+        )
+
+    def _grantable(self, side: Side, item: Item, request: Request) -> tuple[int, str | None, EntitlementPicture | None]:
+        """How many units can be granted, why not more, and the picture that says so."""
+        shown = None
+        if item.entitlement in self._catalogue.entitlements:
+            side.open(item.entitlement)
+            shown = side.shown(item.entitlement)
+        return (*grantable(item, self._catalogue, shown, up_to=request.up_to), shown)
+
+    def _reach_now(self, sides: Sequence[Side], now: datetime) -> datetime | TooManyDue:
+        """What is due of these customers is booked; the instant behind it and behind everything recorded of them."""
+        asked_at = now
+        for side in sides:
+            if side.last is not None and side.last >= now:
+                now = side.last + _MICROSECOND
+        due = self._due(sides, now)
+        if len(due) > DUE_MAX:
+            return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=asked_at)
+        while due:
+            now = max(now, self._pass_all(sides, due, now) + _MICROSECOND)
+            due = self._due(sides, now)
+        return now
 
     def _known(self, told: Told) -> bytes | None:
         """The content under which the event was applied before: of its own customer, or of another id of the person."""
@@ -261,7 +343,8 @@ class _Decision:
 
     # -- usage --
 
-    def _use(self, place: int, told: Told, fact: UsageRecorded, now: datetime) -> None:
+    def _use(self, place: int | None, told: Told, fact: UsageRecorded, now: datetime) -> list[Entry]:
+        """The usage is booked and told; the entries of whoever's it is."""
         entitlement = fact.entitlement
         event = told.event
         outcome = self._outcome_of_usage(event, entitlement, now)
@@ -277,11 +360,12 @@ class _Decision:
         self._keep(place, told, now, outcome, counted_at)
         if not side.linked:
             side.post(told, now, entries, {} if before is None else {entitlement: before})
-            return
+            return entries
         effect = Effect(self._customers, now)
         effect.has_changed(side, entitlement, entries, before)
         effect.couple()
         effect.post(told)
+        return entries
 
     def _outcome_of_usage(self, event: Event, entitlement: str, now: datetime) -> Outcome:
         """What becomes of usage that is recorded at `now`: beyond the settlement window as its policy says."""

@@ -12,7 +12,7 @@ from ledger_worker.domain.decided import CustomerHead
 from ledger_worker.domain.owners import Merge
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts
 
-__all__ = ["clock", "lock", "merge_of", "read_heads", "read_merges", "write_heads", "write_ties"]
+__all__ = ["clock", "known", "lock", "merge_of", "read_heads", "read_merges", "write_heads", "write_ties"]
 
 _LINKED = text("SELECT customer_id, linked FROM customer WHERE customer_id = ANY(CAST(:ids AS text[]))")
 
@@ -87,6 +87,11 @@ def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable
     locked = sorted({*customer_ids, *tied}, key=str.encode) if tied else list(customer_ids)
     connection.execute(_LOCK, {"ids": of_texts(locked)})
     return locked
+
+
+def known(connection: Connection, customer_ids: Sequence[str]) -> set[str]:
+    """Those of the customers who have a row."""
+    return {row.customer_id for row in connection.execute(_LINKED, {"ids": of_texts(customer_ids)}).all()}
 
 
 def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dict[str, CustomerHead], dict[str, int]]:

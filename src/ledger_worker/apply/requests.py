@@ -1,0 +1,167 @@
+"""Answering requests: the same transaction as a batch, with a row of first answers in the place of Kafka's offset.
+
+Requests that are waiting together go through one transaction, of any number of customers. Nothing is granted but at its
+commit. A request that was answered before is answered the same again, whatever has happened since; what is refused is
+answered and kept as such, and told to nobody.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from ledger_worker.apply.batch import Batch, ManyDue
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.due import book_due_apart
+from ledger_worker.apply.load import group_customers, load
+from ledger_worker.apply.locks import MoreCustomersError, require_all_locked, require_not_parked
+from ledger_worker.apply.rounds import answer_groups
+from ledger_worker.apply.write import write
+from ledger_worker.domain.decided import told_of
+from ledger_worker.domain.events import UsageRecorded
+from ledger_worker.domain.requests import (
+    Answer,
+    Request,
+    RequestReason,
+    judge,
+    refused_answer,
+    request_hash,
+    usage_event,
+)
+from ledger_worker.errors import BrokenInvariantError
+from ledger_worker.kafka.murmur2 import murmur2
+from ledger_worker.metrics import Stage, Stages
+from ledger_worker.store import catalogue as catalogue_store
+from ledger_worker.store import customers as customers_store
+from ledger_worker.store import idempotency as idempotency_store
+from ledger_worker.store.idempotency import Key
+
+__all__ = ["answer_requests"]
+
+_ATTEMPTS_MAX = 10
+_AGAIN_SQLSTATES = frozenset({"40001", "40P01"})
+
+
+def answer_requests(
+    engine: Engine, requests: Sequence[Request], catalogues: Catalogues, stages: Stages
+) -> tuple[Answer, ...]:
+    """The answer to each request, in their order; what was granted is committed.
+
+    Of one customer they are decided in their order. One that is impossible in itself, or reuses a key for something
+    else, is answered and not kept. Raises what `apply_batch` does; nothing is granted then, except that a lost answer
+    to COMMIT leaves that open: asking again tells.
+    """
+    attempts = 0
+    named: frozenset[str] = frozenset()
+    due_at: Mapping[str, datetime] = {}
+    while True:
+        try:
+            book_due_apart(engine, due_at, catalogues)
+            due_at = {}
+            with engine.connect() as connection, connection.begin():
+                answers = _transact(connection, requests, catalogues, stages, named)
+                stages.reached(Stage.WRITTEN)
+            stages.reached(Stage.COMMITTED)
+        except _ManyDueError as error:
+            due_at = error.many.due_at
+        except MoreCustomersError as more:
+            named |= more.customer_ids
+        except _AnsweredMeanwhileError:
+            attempts += 1
+        except DBAPIError as error:
+            attempts += 1
+            if attempts == _ATTEMPTS_MAX or getattr(error.orig, "sqlstate", None) not in _AGAIN_SQLSTATES:
+                raise
+        else:
+            return answers
+        if attempts == _ATTEMPTS_MAX:
+            msg = f"requests were answered by somebody else {_ATTEMPTS_MAX} times and cannot be found"
+            raise BrokenInvariantError(msg)
+
+
+class _ManyDueError(Exception):
+    """More is due for these customers, each at an instant, than one transaction may book."""
+
+    def __init__(self, many: ManyDue) -> None:
+        super().__init__(", ".join(many.due_at))
+        self.many = many
+
+
+class _AnsweredMeanwhileError(Exception):
+    """One of the keys was used by somebody else since it was looked for, for another customer: look again."""
+
+
+def _transact(
+    connection: Connection,
+    requests: Sequence[Request],
+    catalogues: Catalogues,
+    stages: Stages,
+    named: frozenset[str],
+) -> tuple[Answer, ...]:
+    """Everything but the commit: lock, first answers, load, decide, write."""
+    catalogue_store.lock_shared(connection)
+    ledger = catalogue_store.read_ledger(connection)
+    catalogue = catalogues.at(connection, ledger.catalogue_version)
+    possible = [request for request in requests if judge(request) is None]
+    known_customers = customers_store.known(connection, [request.customer_id for request in possible])
+    wanted = sorted({*named, *known_customers}, key=str.encode)
+    heads, key_hashes = customers_store.read_heads(connection, customers_store.lock(connection, wanted, murmur2))
+    require_not_parked(heads)
+    require_all_locked(heads, {})
+    stages.reached(Stage.LOCKED)
+
+    # Behind the locks: who asked the same at once for this customer has committed by now.
+    first = idempotency_store.find(connection, [_key(request) for request in possible])
+    now = customers_store.clock(connection)
+    hashes = {key: request_hash for key, (request_hash, _) in first.items()}
+    answered = {key: answer for key, (_, answer) in first.items()}
+    new: list[Request] = []
+    for request in possible:
+        if _key(request) not in hashes:
+            hashes[_key(request)] = request_hash(request)
+            new.append(request)
+    for request in new:
+        if request.customer_id not in heads:
+            answered[_key(request)] = refused_answer(
+                request, RequestReason.NOT_ENTITLED, "the customer is unknown", now
+            )
+    to_decide = [request for request in new if request.customer_id in heads]
+    stages.reached(Stage.INBOX)
+
+    items = [(request, item) for request in to_decide for item in request.items]
+    told = [
+        told_of(usage_event(request, UsageRecorded(entitlement=item.entitlement, units=item.units), now), now)
+        for request, item in items
+    ]
+    groups = group_customers(told, heads, {})
+    asked = [
+        [(request, now) for request in dict.fromkeys(items[place][0] for place in group.places)] for group in groups
+    ]
+    loaded = load(connection, groups, heads, {}, catalogue)
+    stages.reached(Stage.LOADED)
+
+    found = answer_groups(connection, groups, asked, loaded, catalogue, ledger)
+    if isinstance(found, ManyDue):
+        raise _ManyDueError(found)
+    stages.reached(Stage.DECIDED)
+
+    write(connection, Batch(), groups, [decided for decided, _ in found], ledger, key_hashes)
+    answered |= {(answer.caller, answer.key): answer for _, answers in found for answer in answers}
+    if new and not idempotency_store.keep(connection, [(hashes[_key(one)], answered[_key(one)]) for one in new]):
+        raise _AnsweredMeanwhileError
+    return tuple(_answer_to(request, hashes, answered, now) for request in requests)
+
+
+def _answer_to(request: Request, hashes: Mapping[Key, bytes], answered: Mapping[Key, Answer], now: datetime) -> Answer:
+    impossible = judge(request)
+    if impossible is not None:
+        return refused_answer(request, RequestReason.IMPOSSIBLE_VALUE, impossible, now)
+    if hashes[_key(request)] != request_hash(request):
+        message = "something else was asked under this key before, expected a new key or the same request"
+        return refused_answer(request, RequestReason.KEY_REUSED, message, now)
+    return answered[_key(request)]
+
+
+def _key(request: Request) -> Key:
+    return request.caller, request.key

@@ -1,0 +1,248 @@
+"""Requests: refused at the very unit, answered once, whoever asks and however many at once."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+
+from ledger_worker.apply.requests import answer_requests
+from ledger_worker.domain.catalogue import DebtPolicy, LimitPolicy
+from ledger_worker.domain.requests import Answer, Item, Request
+from tests.apply.ledger import Ledger, unproven
+from tests.domain.telling import (
+    access,
+    bought,
+    catalogue,
+    day,
+    gives,
+    line,
+    merged,
+    offer,
+    order_transferred,
+    quota,
+    refunded,
+    told,
+    usage_reversed,
+    used,
+)
+
+OFFERED = catalogue(
+    quota(),
+    quota("sms", limit=LimitPolicy.SOFT),
+    quota("gpu", debt=DebtPolicy.BLOCK),
+    access(),
+    offer("pack", gives(10, lasts="forever"), gives(5, "sms", lasts="forever"), gives(None, "video", lasts="forever")),
+    offer("endless", gives(None, lasts="forever")),
+    offer("short", gives(10, lasts="P1D")),
+)
+KEYS = count(1)
+
+
+@pytest.fixture
+def sold(ledger: Ledger) -> Ledger:
+    """Ada has bought ten of api and five of sms."""
+    ledger.publish(OFFERED)
+    ledger.tell((told("b", day(1), bought()), day(1)))
+    return ledger
+
+
+def request(
+    *items: tuple[str, int], customer: str = "ada", key: str | None = None, caller: str = "shop", up_to: bool = False
+) -> Request:
+    return Request(
+        caller=caller,
+        key=key or f"k{next(KEYS)}",
+        customer_id=customer,
+        items=tuple(Item(entitlement=name, units=units) for name, units in items),
+        up_to=up_to,
+    )
+
+
+def ask(ledger: Ledger, *requests: Request) -> tuple[Answer, ...]:
+    return answer_requests(ledger.engine, requests, ledger.catalogues, ledger.stages())
+
+
+def granted(answers: Sequence[Answer]) -> list[int]:
+    return [sum(item.granted for item in answer.items) for answer in answers]
+
+
+def test_units_are_granted_to_the_last_and_not_one_more(sold: Ledger) -> None:
+    answers = ask(sold, request(("api", 4)), request(("api", 6)), request(("api", 1)))
+
+    assert [answer.is_granted for answer in answers] == [True, True, False]
+    assert (answers[2].reason, answers[2].message) == ("exhausted", "1 of api were asked for and 0 are left")
+    assert [answer.items[0].decision.remaining for answer in answers if answer.items[0].decision] == [6, 0, 0]
+    assert sold.rows("SELECT usage, used_total, overage FROM account WHERE entitlement = 'api'") == [(10, 10, 0)]
+    assert unproven(sold) == []
+
+
+def test_a_grant_of_units_is_usage_at_the_instant_it_was_decided(sold: Ledger) -> None:
+    (answer,) = ask(sold, request(("api", 4), key="k"))
+
+    rows = sold.rows(
+        "SELECT event_source, event_id, type, occurred_at, recorded_at, outcome FROM event ORDER BY 5 DESC"
+    )
+    assert rows[0] == ("request/shop", "api@k", "UsageRecorded", answer.recorded_at, answer.recorded_at, "applied")
+    ((grant_id,),) = sold.rows("SELECT grant_id FROM \"grant\" WHERE entitlement = 'api'")
+    assert [(one.grant_id, one.units) for one in answer.items[0].covered] == [(grant_id, 4)]
+
+
+def test_with_up_to_what_is_left_is_granted(sold: Ledger) -> None:
+    answers = ask(
+        sold, request(("api", 7), up_to=True), request(("api", 7), up_to=True), request(("api", 7), up_to=True)
+    )
+
+    assert granted(answers) == [7, 3, 0]
+    assert [answer.is_granted for answer in answers] == [True, True, False]
+
+
+def test_several_entitlements_are_granted_together_or_not_at_all(sold: Ledger) -> None:
+    both, too_much, none = ask(
+        sold,
+        request(("api", 4), ("sms", 2)),
+        request(("sms", 1), ("api", 7)),
+        request(("api", 1), ("unheard-of", 1)),
+    )
+
+    assert [both.is_granted, too_much.is_granted, none.is_granted] == [True, False, False]
+    assert (too_much.reason, none.reason) == ("exhausted", "unknown_entitlement")
+    assert sold.rows("SELECT entitlement, usage FROM account WHERE usage > 0 ORDER BY 1") == [("api", 4), ("sms", 2)]
+
+
+def test_a_soft_limit_books_overage_and_says_so(sold: Ledger) -> None:
+    (answer,) = ask(sold, request(("sms", 8)))
+
+    assert answer.is_granted
+    assert [one.units for one in answer.items[0].covered] == [5, 3]
+    assert answer.items[0].covered[1].grant_id is None
+    assert sold.rows("SELECT used_total, overage FROM account WHERE entitlement = 'sms'") == [(5, 3)]
+
+
+def test_an_unlimited_quota_grants_any_number(ledger: Ledger) -> None:
+    ledger.publish(OFFERED)
+    ledger.tell((told("b", day(1), bought(line("endless"))), day(1)))
+
+    assert granted(ask(ledger, request(("api", 2**53)))) == [2**53]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (request(("api", 0)), "impossible_value"),
+        (request(("api", 2**53 + 1)), "impossible_value"),
+        (request(), "impossible_value"),
+        (request(("api", 1), ("api", 1)), "impossible_value"),
+        (request(("api", 1), key="k" * 91), "impossible_value"),
+        (request(("api", 1), customer="a\nb"), "impossible_value"),
+        (request(("unheard-of", 1)), "unknown_entitlement"),
+        (request(("video", 1)), "wrong_type"),
+        (request(("gpu", 1)), "not_entitled"),
+        (request(("api", 1), customer="nobody"), "not_entitled"),
+    ],
+)
+def test_what_cannot_be_granted_is_answered_with_its_reason_and_changes_nothing(
+    sold: Ledger, asked: Request, reason: str
+) -> None:
+    before = sold.dump()
+
+    (answer,) = ask(sold, asked)
+
+    assert (answer.is_granted, answer.reason) == (False, reason)
+    assert answer.message
+    assert sold.dump() == before
+
+
+def test_a_request_is_answered_as_it_was_the_first_time(sold: Ledger) -> None:
+    kept, refused = request(("api", 8)), request(("api", 8))
+    first = ask(sold, kept, refused)
+
+    sold.tell((told("b2", day(2), bought(order="o2")), day(2)))
+
+    assert ask(sold, refused, kept) == (first[1], first[0])
+    assert sold.rows("SELECT usage FROM account WHERE entitlement = 'api'") == [(8,)]
+
+
+def test_a_key_that_is_used_for_something_else_is_refused_and_the_first_answer_stands(sold: Ledger) -> None:
+    (first,) = ask(sold, request(("api", 3), key="k"))
+
+    (other,) = ask(sold, request(("api", 4), key="k"))
+    together = ask(sold, request(("api", 1), key="j"), request(("api", 2), key="j"), request(("api", 1), key="j"))
+
+    assert (other.is_granted, other.reason) == (False, "key_reused")
+    assert ask(sold, request(("api", 3), key="k")) == (first,)
+    assert [answer.reason for answer in together] == [None, "key_reused", None]
+    assert together[0] == together[2]
+    assert sold.rows("SELECT usage FROM account WHERE entitlement = 'api'") == [(4,)]
+
+
+def test_what_was_due_is_booked_first(ledger: Ledger) -> None:
+    ledger.publish(OFFERED)
+    ledger.tell((told("b", day(1), bought(line("short"))), day(1)))
+
+    (answer,) = ask(ledger, request(("api", 1)))
+
+    assert (answer.is_granted, answer.reason) == (False, "expired")
+    assert ledger.rows("SELECT type FROM event ORDER BY recorded_at") == [("PurchaseCompleted",), ("TransitionsDue",)]
+
+
+def test_whoever_has_too_much_due_is_caught_up_with_first(ledger: Ledger) -> None:
+    ledger.publish(OFFERED)
+    lines = [line("short", line_id=f"l{number}") for number in range(150)]
+    for number, one in enumerate(lines):
+        ledger.tell((told(f"b{number}", day(1), bought(one, order=f"o{number}")), day(1)))
+    ledger.tell((told("b", day(1), bought(order="later")), day(1)))
+
+    assert granted(ask(ledger, request(("api", 10)))) == [10]
+    assert unproven(ledger) == []
+
+
+def test_facts_told_later_cover_a_granted_request_otherwise_or_not_at_all(sold: Ledger) -> None:
+    ask(sold, request(("api", 8), key="k"))
+
+    sold.tell((told("r", day(2), refunded()), day(2)))
+    assert sold.rows("SELECT used_total, overage FROM account WHERE entitlement = 'api'") == [(0, 8)]
+    sold.tell_now(told("back", day(3), usage_reversed("api@k"), source="request/shop"))
+
+    assert sold.rows("SELECT usage, used_total FROM account WHERE entitlement = 'api'") == [(0, 0)]
+    assert unproven(sold) == []
+
+
+def test_after_a_transfer_and_a_merge_the_units_are_asked_of_whoever_has_them(sold: Ledger) -> None:
+    sold.tell(
+        (told("t", day(2), order_transferred("bob")), day(2)),
+        (told("m", day(3), merged("eve"), customer="bob"), day(3)),
+    )
+
+    answers = ask(
+        sold, *(request(("api", units), customer=customer) for customer, units in (("ada", 1), ("bob", 4), ("eve", 6)))
+    )
+
+    assert [answer.is_granted for answer in answers] == [False, True, True]
+    assert sold.rows("SELECT customer_id, usage FROM account WHERE usage > 0") == [("eve", 10)]
+    assert unproven(sold) == []
+
+
+@pytest.mark.parametrize("limit", [1, 37, 200])
+def test_many_at_once_get_the_limit_to_the_last_unit(ledger: Ledger, limit: int) -> None:
+    """Eight threads, each with transactions of several requests, some of them asked by two threads at once."""
+    ledger.publish(OFFERED)
+    ledger.tell((told("b", day(1), bought(line(quantity=20))), day(1)))
+    ledger.tell((told("u", day(1), used(200 - limit)), day(1)))
+    shared = [request(("api", 1), key=f"shared-{number}") for number in range(40)]
+
+    def run(worker: int) -> list[Answer]:
+        answers: list[Answer] = []
+        for number in range(10):
+            own = [request(("api", 1 + (worker + number) % 3), key=f"{worker}-{number}-{one}") for one in range(3)]
+            answers += ask(ledger, *own, *shared[number * 4 : number * 4 + 4])
+        return answers
+
+    with ThreadPoolExecutor(8) as threads:
+        found = [answer for answers in threads.map(run, range(8)) for answer in answers]
+
+    by_key = {answer.key: answer for answer in found}
+    assert all(by_key[answer.key] == answer for answer in found)
+    assert sum(granted(list(by_key.values()))) == limit
+    assert ledger.rows("SELECT usage, used_total, overage FROM account WHERE entitlement = 'api'") == [(200, 200, 0)]
+    assert unproven(ledger) == []
