@@ -14,16 +14,15 @@ ids of tied customers, the rows of the largest group (of at most `TIED_MAX`), an
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-from ledger_worker.domain.catalogue import Entitlement
-from ledger_worker.domain.ledger import Account
+from ledger_worker.domain.catalogue import Entitlement, Offer
 from ledger_worker.operations.proof.findings import Check, Finding, Findings
 from ledger_worker.operations.proof.group import prove
+from ledger_worker.operations.proof.reading import UNREADABLE
 from ledger_worker.operations.proof.rows import (
     AccountRow,
     CustomerRow,
@@ -37,7 +36,6 @@ from ledger_worker.operations.proof.rows import (
     Published,
     SourceRow,
 )
-from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
 
@@ -139,8 +137,8 @@ class _Verification:
         self._connection = connection
         self._customer_id = customer_id
         self._on_progress = on_progress
-        self._published = _published(connection)
         self._findings = Findings(findings_max)
+        self._published = _published(connection, self._findings)
         self._arrived: Counter[tuple[str, int]] = Counter()
         self._last_offsets: dict[tuple[str, int], int] = {}
         self._customers = 0
@@ -206,20 +204,25 @@ class _Verification:
             yield [rows if each == rows.customer_id else _customer(self._connection, each) for each in ids]
 
     def _prove_window(self, window: Sequence[_Group]) -> None:
-        keys = [(row.customer_id, row.entitlement) for group in window for rows in group for row in rows.accounts]
-        accounts: dict[str, dict[str, Account]] = {}
-        for (customer_id, entitlement), account in accounts_store.read_accounts(
-            self._connection, keys, [], _BEGINNING
-        ).items():
-            accounts.setdefault(customer_id, {})[entitlement] = account
         for group in window:
-            prove(group, accounts, self._published, self._findings)
+            self._prove(group)
             self._customers += len(group)
             for event in (event for rows in group for event in rows.events):
                 if event.topic is not None and event.partition is not None and event.offset is not None:
                     place = (event.topic, event.partition)
                     self._arrived[place] += 1
                     self._last_offsets[place] = max(self._last_offsets.get(place, 0), event.offset)
+
+    def _prove(self, group: _Group) -> None:
+        """The group is proven; where rows that are wrong make its computations fail, it ends there and is told."""
+        found = self._findings.found.total()
+        try:
+            prove(group, self._published, self._findings)
+        except Exception as error:
+            if self._findings.found.total() == found:
+                raise
+            message = f"its proof ends here, by what is wrong in it: {type(error).__name__}: {error}"
+            self._findings.add(Check.CUSTOMER, group[0].customer_id, "customer", message)
 
     # -- the whole ledger --
 
@@ -262,7 +265,6 @@ class _Verification:
             self._findings.add(Check.INPUT_PARTITION, None, f"partition {topic}/{partition}", message)
 
 
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
 _COUNT_CUSTOMERS = text("SELECT count(*) FROM customer WHERE customer_id BETWEEN :first AND :last")
 _COUNT_OWNERS = text("SELECT count(*) FROM source_owner")
 _OWNERS_WITHOUT_SOURCE = text("""
@@ -289,21 +291,47 @@ FROM input_partition
 ORDER BY topic, partition
 """)
 
-_ENTITLEMENTS = text("SELECT key, definition, version FROM entitlement ORDER BY key, version")
+_LEDGER = text("SELECT catalogue_version, lanes FROM ledger")
+_ENTITLEMENTS = text("SELECT key, version, definition FROM entitlement ORDER BY key, version")
+_OFFERS = text("SELECT sku, version, definition FROM offer ORDER BY sku, version")
+_NOT_PROVEN = "sources, what they give and settlement are not proven"
 
 
-def _published(connection: Connection) -> Published:
-    ledger = catalogue_store.read_ledger(connection)
+def _published(connection: Connection, findings: Findings) -> Published:
+    """What everything was decided by; without a catalogue where it cannot be read as a whole."""
+    found = findings.found.total()
+    ledger = connection.execute(_LEDGER).one_or_none()
+    findings.looked_at[Check.CATALOGUE] += 1
+    if ledger is None:
+        findings.add(Check.CATALOGUE, None, "ledger", f"there is no row, expected one; {_NOT_PROVEN}")
     versions: dict[str, tuple[Entitlement, ...]] = {}
-    for key, definition, number in connection.execute(_ENTITLEMENTS):
-        entitlement = msgspec.structs.replace(msgspec.convert(definition, Entitlement), version=number)
-        versions[key] = (*versions.get(key, ()), entitlement)
+    for key, number, entitlement in _definitions(connection, _ENTITLEMENTS, Entitlement, findings):
+        versions[key] = (*versions.get(key, ()), msgspec.structs.replace(entitlement, version=number))
+    _definitions(connection, _OFFERS, Offer, findings)
+    is_whole = ledger is not None and findings.found.total() == found
     return Published(
-        catalogue=catalogue_store.read(connection, ledger.catalogue_version),
+        catalogue=catalogue_store.read(connection, ledger.catalogue_version) if ledger and is_whole else None,
         versions=versions,
-        lanes=ledger.lanes,
-        timeline=ledger.timeline,
+        lanes=ledger.lanes if ledger else None,
     )
+
+
+_Definition = TypeVar("_Definition", Entitlement, Offer)
+
+
+def _definitions(
+    connection: Connection, statement: TextClause, kind: type[_Definition], findings: Findings
+) -> list[tuple[str, int, _Definition]]:
+    """Every version that can be read, with its key and number; of each that cannot there is a finding."""
+    read = []
+    for key, number, definition in connection.execute(statement):
+        findings.looked_at[Check.CATALOGUE] += 1
+        try:
+            read.append((key, number, msgspec.convert(definition, kind)))
+        except UNREADABLE as error:
+            name = f"{kind.__name__.lower()} {key} version {number}"
+            findings.add(Check.CATALOGUE, None, name, f"it cannot be read: {error}; {_NOT_PROVEN}")
+    return read
 
 
 _TIED = text("SELECT customer_id, linked FROM customer WHERE linked <> CAST('{}' AS text[]) ORDER BY customer_id")
@@ -368,7 +396,8 @@ WHERE customer_id BETWEEN :first AND :last
 ORDER BY customer_id, grant_id
 """)
 _ACCOUNTS = text("""
-SELECT customer_id, entitlement, allowance, used, held
+SELECT customer_id, entitlement, usage, used_total, overage, debt, forgiven, settled_at, settled_tie, carried,
+       last_end, level, next_transition_at, stated_until, since_state, allowance, used, held
 FROM account
 WHERE customer_id BETWEEN :first AND :last
 ORDER BY customer_id, entitlement
@@ -387,7 +416,7 @@ WHERE source.customer_id BETWEEN :first AND :last
 ORDER BY source.customer_id, source.source_key
 """)
 _OUTBOX = text("""
-SELECT customer_id, sequence, timeline, lane, change_id, payload
+SELECT customer_id, sequence, timeline, lane, change_id, payload, ce_type, recorded_at
 FROM outbox
 WHERE change_id IS NOT NULL
   AND customer_id BETWEEN :first AND :last
@@ -494,7 +523,7 @@ def _only(customer_id: str) -> dict[str, str]:
 
 
 def _windows(groups: Iterator[_Group]) -> Iterator[list[_Group]]:
-    """Groups by the window, so that their accounts are read with one statement."""
+    """Groups by the window, after each of which progress is told."""
     window: list[_Group] = []
     customers = size = 0
     for group in groups:

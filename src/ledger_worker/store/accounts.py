@@ -12,10 +12,20 @@ from ledger_worker.domain.decided import BookedAccount
 from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Phase
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
-__all__ = ["Pair", "account_keys", "grant_of", "read_accounts", "read_open_grants", "write_accounts", "write_grants"]
+__all__ = [
+    "Carried",
+    "Pair",
+    "account_keys",
+    "carried_of",
+    "grant_of",
+    "read_accounts",
+    "read_open_grants",
+    "write_accounts",
+    "write_grants",
+]
 
 
-class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
+class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an account carries beside its counters; NULL in the common case that it carries nothing."""
 
     owed: tuple[Debt, ...] = ()
@@ -23,7 +33,7 @@ class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     waiting: tuple[UUID, ...] = ()
 
 
-_CARRIED = msgspec.msgpack.Decoder(_Carried)
+_CARRIED = msgspec.msgpack.Decoder(Carried)
 _TERMS = msgspec.msgpack.Decoder(GrantTerms)
 
 _READ_ACCOUNTS = text("""
@@ -169,7 +179,7 @@ def read_accounts(
         stated_until,
         since_state,
     ) in found:
-        held_over = _NOTHING_CARRIED if carried is None else _CARRIED.decode(carried)
+        held_over = carried_of(carried)
         accounts[customer_id, entitlement] = Account(
             entitlement=entitlement,
             usage=usage,
@@ -189,6 +199,11 @@ def read_accounts(
             since_state=since_state,
         )
     return accounts
+
+
+def carried_of(stored: bytes | None) -> Carried:
+    """What an account carries, of the column `carried`."""
+    return _NOTHING_CARRIED if stored is None else _CARRIED.decode(stored)
 
 
 def account_keys(connection: Connection, customer_ids: Sequence[str]) -> list[Pair]:
@@ -265,13 +280,13 @@ def write_grants(connection: Connection, booked: Sequence[tuple[str, Grant]]) ->
     )
 
 
-_NOTHING_CARRIED = _Carried()
+_NOTHING_CARRIED = Carried()
 
 
 def _carried(account: Account) -> bytes | None:
     if not account.owed and not account.overage_since and not account.waiting:
         return None
-    return msgspec.msgpack.encode(_Carried(account.owed, account.overage_since, account.waiting))
+    return msgspec.msgpack.encode(Carried(account.owed, account.overage_since, account.waiting))
 
 
 def _asked(pairs: Sequence[Pair]) -> Mapping[str, str]:

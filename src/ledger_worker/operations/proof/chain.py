@@ -14,6 +14,7 @@ import msgspec
 from ledger_worker.domain.ledger import Entry, GrantTerms, Kind, Line, posting_hash
 from ledger_worker.kafka.murmur2 import murmur2
 from ledger_worker.operations.proof.findings import Check, Findings, differing, shown
+from ledger_worker.operations.proof.reading import UNREADABLE, json_holds_more, unreadable
 from ledger_worker.operations.proof.rows import EntryRow, EventRow, Member, PostingRow
 
 __all__ = ["check_postings", "check_standing"]
@@ -148,20 +149,31 @@ class _Chain:
             stored, expected = (row.line, row.recorded_at), (place, posting.recorded_at)
             self._entry_is_wrong(row, f"{differing(('line', 'recorded_at'), stored, expected)} by its posting")
         kind = _KINDS.get(row.kind)
-        terms = None
-        try:
-            terms = None if row.terms is None else _TERMS.decode(row.terms)
-        except msgspec.MsgspecError as error:
-            self._entry_is_wrong(row, f"its terms cannot be read: {error}")
-            return None
         if kind is None:
             self._entry_is_wrong(row, f"kind is {row.kind}, expected one of the closed list")
             return None
         line = Line(kind, row.at, row.grant_id, row.usage_key, row.cut_id, row.units)
         self._member.lines[row.entitlement].append(line)
-        if terms is not None:
+        terms = None
+        if row.terms is not None:
+            terms = self._terms(row, row.terms)
+            if terms is None:
+                return None
             self._member.said[terms.grant_id] = (row.posting, terms)
         return Entry(entitlement=row.entitlement, line=line, terms=terms)
+
+    def _terms(self, row: EntryRow, stored: str) -> GrantTerms | None:
+        """The terms that an entry sets; None when they cannot be read."""
+        try:
+            terms = _TERMS.decode(stored)
+        except UNREADABLE as error:
+            self._entry_is_wrong(row, f"its terms: {unreadable(error)}")
+            if row.grant_id is not None:
+                self._member.unread.said.add(row.grant_id)
+            return None
+        if json_holds_more(terms, stored):
+            self._entry_is_wrong(row, "its terms hold more than the terms of a grant, which their hash says nothing of")
+        return terms
 
 
 def _name(row: PostingRow) -> str:

@@ -11,8 +11,13 @@ __all__ = ["Check", "Finding", "Findings", "differing", "differing_fields", "sho
 
 
 class Check(StrEnum):
-    """What is recomputed, in the order in which it is done for one group; the last two are of the whole ledger."""
+    """What is recomputed, in the order in which it is done for one group.
 
+    The first and the last two are of the whole ledger.
+    """
+
+    CATALOGUE = "catalogue"
+    """The row of the ledger is there, and every published definition can be read."""
     EVENT = "event"
     """The key, the content hash and the columns of each event follow from its id and its payload.
 

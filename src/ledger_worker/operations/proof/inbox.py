@@ -3,14 +3,13 @@
 from datetime import datetime
 from typing import assert_never
 
-import msgspec
-
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
     Fact,
     OfferReached,
     OfSource,
+    OwnFact,
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
@@ -23,8 +22,10 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.usage import counts_at, reversal_of, usage_of
-from ledger_worker.operations.proof.findings import Check, Findings, differing
+from ledger_worker.operations.proof.findings import Check, Findings, differing, shown
+from ledger_worker.operations.proof.reading import UNREADABLE, unreadable
 from ledger_worker.operations.proof.rows import EventRow, Member, event_name
+from ledger_worker.store.customers import merge_of
 
 __all__ = ["check_events"]
 
@@ -35,6 +36,7 @@ def check_events(member: Member, findings: Findings) -> None:
     So is the first that the customer was merged by: what is told after that changes nothing.
     """
     merged_since: datetime | None = None
+    unread_merge: datetime | None = None
     instants: set[datetime] = set()
     for row in member.rows.events:
         findings.looked_at[Check.EVENT] += 1
@@ -44,8 +46,11 @@ def check_events(member: Member, findings: Findings) -> None:
         instants.add(row.recorded_at)
         try:
             fact = fact_of(row.payload)
-        except msgspec.MsgspecError as error:
-            _is_wrong(findings, row, f"the payload is no fact: {error}")
+        except UNREADABLE as error:
+            _is_wrong(findings, row, unreadable(error))
+            if row.type == CustomersMerged.__name__:
+                unread_merge = min(row.recorded_at, unread_merge or row.recorded_at)
+            _leave_out(member, row)
             continue
         event = Event(
             event_source=row.event_source,
@@ -63,6 +68,10 @@ def check_events(member: Member, findings: Findings) -> None:
         elif isinstance(fact, CustomersMerged) and (merged_since is None or row.recorded_at < merged_since):
             merged_since = row.recorded_at
             member.merge = Merge(merge_id=fact.merge_id, at=_counted_at(row), into=fact.into_customer_id)
+    customer = member.rows.customer
+    if unread_merge is not None and customer is not None and (merged_since is None or unread_merge < merged_since):
+        # By what the customer's row says of it, everything else of those it ties can be proven.
+        member.merge = merge_of(customer.alias_of, customer.alias_at, customer.merge_id)
 
 
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
@@ -78,6 +87,11 @@ def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
         _is_wrong(findings, row, f"content_hash is {row.content_hash.hex()}, but its content gives {hashed.hex()}")
     if fact_bytes(event.fact) != row.payload:
         _is_wrong(findings, row, "the payload is not in its canonical form")
+    places = (row.topic, row.partition, row.offset)
+    is_own = isinstance(event.fact, OwnFact)
+    if places != (None, None, None) and (is_own or None in places):
+        expected_places = "none of them" if is_own else "all of them or none"
+        _is_wrong(findings, row, f"topic, partition and offset are {shown(places)}, expected {expected_places}")
     expected = (type(event.fact).__name__, *_columns_of(event.fact, _counted_at(row)))
     stored = (row.type, row.source_key, row.entitlement, row.units, row.counted_at)
     if stored != expected:
@@ -108,6 +122,14 @@ def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | Non
 def _counted_at(row: EventRow) -> datetime:
     """When usage, a reversal or a merge counts, by what was decided of it."""
     return counts_at(row.occurred_at, row.recorded_at, row.outcome)
+
+
+def _leave_out(member: Member, row: EventRow) -> None:
+    """What an event that cannot be read is about, by its columns, is not proven."""
+    if row.entitlement is not None and row.type != TransitionsDue.__name__:
+        member.unread.usage.add(row.entitlement)
+    if row.source_key is not None and row.type != OfferReached.__name__:
+        member.unread.sources.add(row.source_key)
 
 
 def _count(member: Member, row: EventRow, fact: UsageRecorded | UsageReversed) -> None:

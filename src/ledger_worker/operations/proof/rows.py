@@ -28,18 +28,21 @@ __all__ = [
     "PostingRow",
     "Published",
     "SourceRow",
+    "Unread",
     "event_name",
     "grant_name",
 ]
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """What everything was decided by: the catalogue, and each version of each entitlement's policies."""
+    """What everything was decided by: the catalogue, and each version of each entitlement's policies.
 
-    catalogue: Catalogue
+    `catalogue` is None where any of it cannot be read, `lanes` where nothing says how many there are.
+    """
+
+    catalogue: Catalogue | None
     versions: Mapping[str, tuple[Entitlement, ...]]
-    lanes: int
-    timeline: int
+    lanes: int | None
 
 
 class CustomerRow(msgspec.Struct, frozen=True, gc=False):
@@ -136,10 +139,23 @@ class GrantRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class AccountRow(msgspec.Struct, frozen=True, gc=False):
-    """What a check reads of a row of `account`; the rest comes as `ledger.Account`."""
+    """A row of `account`; `carried` is msgpack."""
 
     customer_id: str
     entitlement: str
+    usage: int
+    used_total: int
+    overage: int
+    debt: int
+    forgiven: int
+    settled_at: datetime | None
+    settled_tie: str
+    carried: bytes | None
+    last_end: datetime | None
+    level: int | None
+    next_transition_at: datetime | None
+    stated_until: datetime | None
+    since_state: int
     allowance: int | None
     used: int
     held: int
@@ -173,6 +189,8 @@ class OutboxRow(msgspec.Struct, frozen=True, gc=False):
     lane: int
     change_id: UUID
     payload: bytes
+    ce_type: str
+    recorded_at: datetime
 
 
 class CustomerRows(msgspec.Struct, kw_only=True):
@@ -190,18 +208,45 @@ class CustomerRows(msgspec.Struct, kw_only=True):
     outbox: list[OutboxRow]
 
 
+class Unread:
+    """What of a group's rows cannot be read, each named by a finding: what follows from it is left out of the proof.
+
+    `sources` are the keys of those whose state, or any fact, is unknown; `usage` the entitlements of which a usage or
+    a reversal is; `accounts` those of a customer and an entitlement of which a grant, or what they carry, is; `said`
+    the grants of which the terms of an entry are.
+    """
+
+    def __init__(self, *, is_catalogue_known: bool) -> None:
+        self.sources: set[str] = set()
+        self.usage: set[str] = set()
+        self.accounts: set[tuple[str, str]] = set()
+        self.said: set[UUID] = set()
+        self._is_catalogue_known = is_catalogue_known
+
+    def leaves_out_source(self, source_key: str) -> bool:
+        """Whether what the source gives cannot be known."""
+        return not self._is_catalogue_known or source_key in self.sources
+
+    def leaves_out_account(self, customer_id: str, entitlement: str) -> bool:
+        """Whether the account cannot be settled again."""
+        is_unread = entitlement in self.usage or (customer_id, entitlement) in self.accounts
+        return is_unread or not self._is_catalogue_known
+
+
 class Member:
     """One customer of a group under proof, its accounts by entitlement, and what the checks have read of its rows.
 
     `events` are those of its inbox by key, `facts` those about sources; `usage`, `reversals`, `lines` and `grants` are
     by entitlement. `said` is the posting that last set the terms of each grant, and the terms. `merge` is the one that
-    made the customer an alias, by its inbox; `has_aliases` that the person has other ids.
+    made the customer an alias, by its inbox; `has_aliases` that the person has other ids. `unread` is of the whole
+    group.
     """
 
-    def __init__(self, rows: CustomerRows, accounts: Mapping[str, Account]) -> None:
+    def __init__(self, rows: CustomerRows, unread: Unread) -> None:
         self.customer_id = rows.customer_id
         self.rows = rows
-        self.accounts = accounts
+        self.unread = unread
+        self.accounts: dict[str, Account] = {}
         self.events: dict[UUID, EventRow] = {}
         self.facts: list[tuple[EventRow, Event]] = []
         self.merge: Merge | None = None

@@ -44,6 +44,8 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
     """
     check_account_of_states(member, findings)
     for row in member.rows.accounts:
+        if member.unread.leaves_out_account(member.customer_id, row.entitlement):
+            continue
         findings.looked_at[Check.SETTLEMENT] += 1
         account = member.accounts.get(row.entitlement)
         versions = published.versions.get(row.entitlement)

@@ -11,11 +11,13 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.events import Event, OfSource, PurchaseTransferred, SubscriptionTransferred, source_key
 from ledger_worker.domain.ledger import Grant, GrantTerms, Kind, Origin, Phase
 from ledger_worker.domain.owners import Merges, accepted
 from ledger_worker.domain.sources import RecordedFact, SourceState, recorded, refold
 from ledger_worker.operations.proof.findings import Check, Findings, differing
+from ledger_worker.operations.proof.reading import UNREADABLE, msgpack_holds_more, unreadable
 from ledger_worker.operations.proof.rows import EventRow, GrantRow, Member, Published, SourceRow, grant_name
 
 __all__ = ["HandedOn", "ToldSource", "check_sources", "check_terms", "check_ties", "handed_on", "to_child", "told_of"]
@@ -56,7 +58,12 @@ def told_of(members: Mapping[str, Member], merges: Merges) -> dict[str, ToldSour
 def check_ties(
     members: Mapping[str, Member], sources: Iterable[ToldSource], merges: Merges, findings: Findings
 ) -> None:
-    """Each customer is tied to exactly those whom sources and merges tie it to, directly or through others."""
+    """Each customer is tied to exactly those whom sources and merges tie it to, directly or through others.
+
+    Where a fact about a source cannot be read, whom it ties is not known, and nothing is asked.
+    """
+    if any(member.unread.sources for member in members.values()):
+        return
     tied: dict[str, set[str]] = {customer_id: {customer_id} for customer_id in members}
     ties = [source.tied for source in sources]
     ties += [frozenset((customer_id, merge.into)) for customer_id, merge in merges.items()]
@@ -81,11 +88,17 @@ def check_sources(
     """Every source was folded again; returns the grants that they give each customer, by its id."""
     given: dict[str, Given] = {customer_id: {} for customer_id in members}
     left = dict(sources)
-    for stored in (row for member in members.values() for row in member.rows.sources):
-        findings.looked_at[Check.SOURCE] += 1
-        _check_source(stored, left.pop(stored.source_key, None), published, merges, given, findings)
+    for member in members.values():
+        for stored in member.rows.sources:
+            source = left.pop(stored.source_key, None)
+            if published.catalogue is None or member.unread.leaves_out_source(stored.source_key):
+                continue
+            findings.looked_at[Check.SOURCE] += 1
+            if not _check_source(stored, source, published.catalogue, merges, given, findings):
+                member.unread.sources.add(stored.source_key)
     for key, source in left.items():
-        findings.add(Check.SOURCE, source.claimant, _name(key), "events speak of it, but it has no row")
+        if not any(member.unread.leaves_out_source(key) for member in members.values()):
+            findings.add(Check.SOURCE, source.claimant, _name(key), "events speak of it, but it has no row")
     return given
 
 
@@ -118,10 +131,12 @@ def check_terms(member: Member, given: Given, moved: Mapping[str, HandedOn], fin
         booked.add(row.grant_id)
         grant = _read(row, findings)
         if grant is None:
+            member.unread.accounts.add((member.customer_id, row.entitlement))
             continue
         member.grants[row.entitlement].append(grant)
-        _check_said(row, grant, member, findings)
-        if grant.terms.origin is Origin.REGRANT:
+        if row.grant_id not in member.unread.said:
+            _check_said(row, grant, member, findings)
+        if grant.terms.origin is Origin.REGRANT or member.unread.leaves_out_source(grant.terms.source_key):
             continue
         message = _is_given(grant, given.get(row.grant_id), moved)
         if message:
@@ -151,17 +166,19 @@ def _source(told: list[tuple[EventRow, Event]], merges: Merges) -> ToldSource:
 def _check_source(
     row: SourceRow,
     source: ToldSource | None,
-    published: Published,
+    catalogue: Catalogue,
     merges: Merges,
     given: Mapping[str, Given],
     findings: Findings,
-) -> None:
+) -> bool:
+    """Whether the state could be read: only then is it known what the source gives."""
+
     def is_wrong(message: str) -> None:
         findings.add(Check.SOURCE, row.customer_id, _name(row.source_key), message)
 
     if source is None:
         is_wrong("no event in the inbox speaks of it")
-        return
+        return True
     names = ("its keeper", "source_owner")
     stored = (row.customer_id, row.owner)
     expected = (source.claimant, source.claimant)
@@ -169,21 +186,22 @@ def _check_source(
         is_wrong(f"{differing(names, stored, expected)} as of whom it was first told")
     try:
         state = _STATE.decode(row.state)
-    except msgspec.MsgspecError as error:
-        is_wrong(f"its state cannot be read: {error}")
-        return
-    if state.catalogue_version > published.catalogue.version:
+    except UNREADABLE as error:
+        is_wrong(f"its state: {unreadable(error)}")
+        return False
+    if state.catalogue_version > catalogue.version:
         is_wrong(f"folded with catalogue {state.catalogue_version}, expected at most the published one")
     # Versions never change, so the catalogue it was folded with is the published one up to there.
-    catalogue = msgspec.structs.replace(published.catalogue, version=state.catalogue_version)
+    folded_with = msgspec.structs.replace(catalogue, version=state.catalogue_version)
     unfolded = SourceState(claimant=source.claimant, others=source.facts)
-    folded = refold(unfolded, row.source_key, catalogue, merges, merges)
+    folded = refold(unfolded, row.source_key, folded_with, merges, merges)
     if msgspec.msgpack.encode(folded.state) != row.state:
         kept = len(state.facts) + len(state.others)
         is_wrong(f"its state holds {kept} facts that are not what the {len(source.facts)} recorded give")
     for held in folded.terms:
         # Whoever holds it outside of the group is tied to nobody in it, which was found before.
         given.get(held.customer_id, {})[held.terms.grant_id] = held.terms
+    return True
 
 
 def _read(row: GrantRow, findings: Findings) -> Grant | None:
@@ -203,9 +221,11 @@ def _read(row: GrantRow, findings: Findings) -> Grant | None:
             moved=row.moved,
             short=row.short,
         )
-    except (msgspec.MsgspecError, ValueError) as error:
-        findings.add(Check.TERMS, row.customer_id, name, f"it cannot be read: {error}")
+    except UNREADABLE as error:
+        findings.add(Check.TERMS, row.customer_id, name, unreadable(error))
         return None
+    if msgpack_holds_more(grant.terms, row.terms):
+        findings.add(Check.TERMS, row.customer_id, name, "its terms hold more than the terms of a grant")
     of = grant.terms
     names = ("grant_id", "entitlement", "source_key", "amount", "effective_at", "expires_at", "parent_id")
     stored = tuple(getattr(row, field) for field in names)

@@ -12,6 +12,7 @@ from ledger_worker.domain.course import Course, Stops
 from ledger_worker.domain.ledger import Account, DayState, Kind, Phase, Reversal, Standing
 from ledger_worker.domain.places import Place, all_of
 from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
+from ledger_worker.operations.proof.reading import UNREADABLE, msgpack_holds_more, unreadable
 from ledger_worker.operations.proof.rows import DayStateRow, EntryRow, Member, grant_name
 
 __all__ = ["Stood", "check_account_of_states", "check_states", "state_rows", "stood_at"]
@@ -64,9 +65,11 @@ def check_states(member: Member, entitlement: str, stood: Mapping[datetime, Stoo
         name = f"day state {entitlement} {row.at.isoformat()}"
         try:
             state = _DECODER.decode(row.state)
-        except msgspec.MsgspecError as error:
-            findings.add(Check.DAY_STATE, member.customer_id, name, f"it cannot be read: {error}")
+        except UNREADABLE as error:
+            findings.add(Check.DAY_STATE, member.customer_id, name, unreadable(error))
             continue
+        if msgpack_holds_more(state, row.state):
+            findings.add(Check.DAY_STATE, member.customer_id, name, "it holds more than the state of an account")
         for message in _wrong(row, state, stood[row.at], reversals, entries):
             findings.add(Check.DAY_STATE, member.customer_id, name, message)
 

@@ -45,8 +45,8 @@ def check_units(member: Member, moved: Mapping[str, HandedOn], findings: Finding
         used_of[row.entitlement] += row.used
         if stored != expected:
             is_wrong(grant_name(row.grant_id), f"{differing(_GRANT_COUNTERS, stored, expected)} by its entries")
-        elif row.amount is not None:
-            granted = _granted_of(row, terms_of.get(row.grant_id), moved)
+        elif row.amount is not None and row.grant_id in terms_of:
+            granted = _granted_of(row, terms_of[row.grant_id], moved)
             if sum(stored[1:]) != row.granted or row.granted != granted:
                 is_wrong(grant_name(row.grant_id), f"its units do not add up to the {granted} that it was given")
     for grant_id in counted:
@@ -72,13 +72,16 @@ def check_arrivals(members: Mapping[str, Member], moved: Mapping[str, HandedOn],
 def check_usage(person: Sequence[Member], findings: Findings) -> None:
     """The lines about each usage add up to what was used and not reversed, in the books of all ids of the person."""
     counted: dict[tuple[str, UUID], int] = defaultdict(int)
+    unread = person[0].unread.usage
     for member in person:
         for entitlement, lines in member.lines.items():
-            for line in lines:
+            for line in lines if entitlement not in unread else ():
                 if line.usage_key is not None:
                     counted[entitlement, line.usage_key] += EFFECTS[line.kind].usage * line.units
     told: dict[tuple[str, UUID], list[int]] = defaultdict(lambda: [0, 0])
     for entitlement, facts, reversals in _facts_of(person):
+        if entitlement in unread:
+            continue
         reversed_of = _reversed(facts, reversals)
         for fact in facts:
             findings.looked_at[Check.USAGE] += 1
@@ -117,11 +120,11 @@ def _counted_of_grants(member: Member) -> dict[UUID, list[int]]:
     return counted
 
 
-def _granted_of(row: GrantRow, terms: GrantTerms | None, moved: Mapping[str, HandedOn]) -> int | None:
+def _granted_of(row: GrantRow, terms: GrantTerms, moved: Mapping[str, HandedOn]) -> int | None:
     """How many units the grant was given: by its terms, or as a child in the same book what its parent handed on."""
     if row.phase == Phase.VOID:
         return 0
-    if terms is None or terms.origin not in {Origin.ROLLOVER, Origin.REGRANT}:
+    if terms.origin not in {Origin.ROLLOVER, Origin.REGRANT}:
         return row.amount
     handed = moved.get(to_child(row.grant_id))
     return 0 if handed is None else handed.units
