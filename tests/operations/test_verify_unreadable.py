@@ -331,14 +331,17 @@ MORE_THAN_IS_READ = {
     ),
     "the terms of a grant": (
         """
-        UPDATE "grant" SET terms = set_byte(terms, 2, get_byte(terms, 2) + 1) || '\\xa6756e6b6e6f776e01'
+        UPDATE "grant" SET terms = set_byte(terms, 2, get_byte(terms, 2) + 1) || '\\xa7756e6b6e6f776e01'
         WHERE customer_id = 'ada'
         """,
         Check.TERMS,
         "grant ",
     ),
     "what an account carries": (
-        "UPDATE account SET carried = set_byte(carried, 0, get_byte(carried, 0) + 1) || '\\xa6756e6b6e6f776e01' WHERE customer_id = 'ada'",
+        """
+        UPDATE account SET carried = set_byte(carried, 0, get_byte(carried, 0) + 1) || '\\xa7756e6b6e6f776e01'
+        WHERE customer_id = 'ada'
+        """,
         Check.SETTLEMENT,
         "account api",
     ),
