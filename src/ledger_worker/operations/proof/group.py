@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ledger_worker.operations.proof.chain import check_postings, check_standing
+from ledger_worker.operations.proof.chain import check_postings, check_recorded_at, check_standing
 from ledger_worker.operations.proof.findings import Findings
 from ledger_worker.operations.proof.inbox import check_events
 from ledger_worker.operations.proof.outbox import check_outbox
@@ -50,4 +50,5 @@ def prove(group: Sequence[CustomerRows], published: Published, findings: Finding
     for member in each:
         check_accounts(member, published, arrivals, findings)
     for member in each:
+        check_recorded_at(member, members, findings)
         check_outbox(member, published, findings)
