@@ -21,7 +21,8 @@ class Check(StrEnum):
     EVENT = "event"
     """The key, the content hash and the columns of each event follow from its id and its payload.
 
-    Its outcome is one of the closed list: what was true when it was applied is not judged again.
+    Its outcome is one that its fact can have and that what is booked allows: what was true when it was applied is not
+    judged again. What the ledger tells itself came by no topic.
     """
     POSTING = "posting"
     """Postings are numbered from 1 without a gap, their instants rise, and each is of an event with its content."""

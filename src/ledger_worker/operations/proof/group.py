@@ -6,6 +6,7 @@ from ledger_worker.operations.proof.chain import check_postings, check_recorded_
 from ledger_worker.operations.proof.findings import Findings
 from ledger_worker.operations.proof.inbox import check_events
 from ledger_worker.operations.proof.outbox import check_outbox
+from ledger_worker.operations.proof.outcomes import check_outcomes
 from ledger_worker.operations.proof.persons import check_aliases, persons_of
 from ledger_worker.operations.proof.reading import read_accounts
 from ledger_worker.operations.proof.rows import CustomerRows, Member, Published, Unread
@@ -50,5 +51,6 @@ def prove(group: Sequence[CustomerRows], published: Published, findings: Finding
     for member in each:
         check_accounts(member, published, arrivals, findings)
     for member in each:
+        check_outcomes(member, members, findings)
         check_recorded_at(member, members, findings)
         check_outbox(member, published, findings)

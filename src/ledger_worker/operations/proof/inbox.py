@@ -23,6 +23,7 @@ from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.usage import counts_at, reversal_of, usage_of
 from ledger_worker.operations.proof.findings import Check, Findings, differing, shown
+from ledger_worker.operations.proof.outcomes import outcomes_of
 from ledger_worker.operations.proof.reading import UNREADABLE, unreadable
 from ledger_worker.operations.proof.rows import EventRow, Member, event_name
 from ledger_worker.store.customers import merge_of
@@ -99,6 +100,8 @@ def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
         _is_wrong(findings, row, f"{differing(names, stored, expected)} by its payload")
     if row.outcome not in _OUTCOMES:
         _is_wrong(findings, row, f"outcome is {row.outcome}, expected one of the closed list")
+    elif row.outcome not in outcomes_of(type(event.fact)):
+        _is_wrong(findings, row, f"outcome is {row.outcome}, which {row.type} never has")
     is_late_usage = isinstance(event.fact, UsageRecorded) and row.occurred_at < row.recorded_at
     if row.outcome in _OF_LATE_USAGE and not is_late_usage:
         _is_wrong(findings, row, f"outcome is {row.outcome}, expected it of usage alone, told after it occurred")
@@ -138,6 +141,7 @@ def _count(member: Member, row: EventRow, fact: UsageRecorded | UsageReversed) -
         usage = usage_of(row.event_key, row.outcome, at, fact.units, row.event_source, row.event_id)
         member.usage[fact.entitlement].append(usage)
         return
+    member.reversed.append((row, fact))
     member.reversals[fact.entitlement].append(reversal_of(fact, row.event_source, row.event_id, at))
 
 
