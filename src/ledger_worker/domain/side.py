@@ -30,7 +30,7 @@ from ledger_worker.domain.ledger import (
 from ledger_worker.domain.places import Transition
 from ledger_worker.domain.settlement import Book
 
-__all__ = ["Side", "entries_of"]
+__all__ = ["Side", "entries_of", "kinds_between"]
 
 
 class Side:
@@ -171,7 +171,7 @@ class Side:
         differing = []
         for entitlement, was in before.items():
             shown = self.shown(entitlement)
-            kinds = (*_kinds(was, shown), *also)
+            kinds = (*kinds_between(was, shown), *also)
             self.books[entitlement].level = shown.level
             if kinds:
                 differing.append((entitlement, was, shown, kinds))
@@ -287,6 +287,11 @@ class Side:
         return tuple(accounts), tuple(grants)
 
 
+def kinds_between(was: EntitlementPicture, shown: EntitlementPicture) -> tuple[str, ...]:
+    """What is told to differ between two pictures of one entitlement, as the `kinds` of a change."""
+    return tuple(name for name, compared in _DIFFERENCES if compared(was) != compared(shown))
+
+
 def entries_of(book: Book, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]) -> list[Entry]:
     """Lines as entries.
 
@@ -335,7 +340,3 @@ _DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
 
 One more is `merged`, told of every entitlement of a customer who has gone on as another.
 """
-
-
-def _kinds(was: EntitlementPicture, shown: EntitlementPicture) -> tuple[str, ...]:
-    return tuple(name for name, compared in _DIFFERENCES if compared(was) != compared(shown))

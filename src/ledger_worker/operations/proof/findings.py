@@ -47,7 +47,10 @@ class Check(StrEnum):
     CHECK_PATH = "check_path"
     """What an access check reads of an account is what the settled account shows."""
     OUTBOX = "outbox"
-    """What waits to be published is the end of the customer's sequence, without a gap."""
+    """What waits to be published is the end of the customer's sequence, without a gap, each change as it was posted.
+
+    What it shows after is proven while a customer who is tied to nobody still stands there.
+    """
     SOURCE_OWNER = "source_owner"
     """Each source that was claimed is there."""
     INPUT_PARTITION = "input_partition"

@@ -53,4 +53,4 @@ def prove(group: Sequence[CustomerRows], published: Published, findings: Finding
     for member in each:
         check_outcomes(member, members, findings)
         check_recorded_at(member, members, findings)
-        check_outbox(member, published, findings)
+        check_outbox(member, members, published, findings)

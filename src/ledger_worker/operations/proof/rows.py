@@ -239,7 +239,8 @@ class Member:
     `events` are those of its inbox by key, `facts` those about sources, `reversed` those of reversals; `usage`,
     `reversals`, `lines` and `grants` are by entitlement. `said` is the posting that last set the terms of each grant,
     and the terms. `merge` is the one that made the customer an alias, by its inbox; `has_aliases` that the person has
-    other ids. `unread` is of the whole group.
+    other ids. `settled` are the entitlements whose account settled again is as booked. `unread` is of
+    the whole group.
     """
 
     def __init__(self, rows: CustomerRows, unread: Unread) -> None:
@@ -257,6 +258,7 @@ class Member:
         self.lines: dict[str, list[Line]] = defaultdict(list)
         self.said: dict[UUID, tuple[int, GrantTerms]] = {}
         self.grants: dict[str, list[Grant]] = defaultdict(list)
+        self.settled: set[str] = set()
 
 
 def event_name(row: EventRow) -> str:

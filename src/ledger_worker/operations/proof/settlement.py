@@ -62,6 +62,7 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
         for message in wrong:
             findings.add(Check.SETTLEMENT, member.customer_id, name, message)
         if not wrong:
+            member.settled.add(row.entitlement)
             check_states(member, row.entitlement, settled.stood, findings)
             findings.looked_at[Check.CHECK_PATH] += 1
             message = _read_otherwise(row, account, versions, settled.run)
