@@ -27,6 +27,7 @@ FOUND = {
     2026112521713: "units that came back, were used again and came back once more",
     2026112524030: "of grants without an end, what rolled over burns before its elders",
     2026112587088: "an item that joined a period which is extended, and has a later one of its own",
+    2026112604659: "a share of a time of which a dispute stopped all",
     2026112549487: "only the version of an offer differs, of which a child by regrant is too",
 }
 """Histories that broke a claim once, and what they have that others do not."""

@@ -122,12 +122,15 @@ def refunded_units(granted: int, share: Fraction) -> int:
 
 
 def remaining_share(start: datetime, end: datetime | None, at: datetime, stops: Sequence[Interval] = ()) -> Fraction:
-    """The part of `[start, end)` that is left at `at`, stopped time not counted; all of it where there is no end."""
-    if end is None:
+    """The part of `[start, end)` that is left at `at`, stopped time not counted.
+
+    All of it where there is no end, or no time: where the clock stood throughout, nothing has gone by.
+    """
+    whole = None if end is None else (end - start) // _MICROSECOND
+    if not whole:
         return Fraction(1)
-    whole = (end - start) // _MICROSECOND
     passed = (at - start - stopped_time(start, at, stops)) // _MICROSECOND
-    return Fraction(min(max(whole - passed, 0), whole), max(whole, 1))
+    return Fraction(min(max(whole - passed, 0), whole), whole)
 
 
 def unions(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
