@@ -12,7 +12,6 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.apply.due import BookedDue
-from ledger_worker.store.due import read_first_due
 from ledger_worker.worker.faults import Backoff, Fault, fault_of, sqlstate_class
 from ledger_worker.worker.shared import Shared
 
@@ -34,8 +33,6 @@ def run_clock(shared: Shared, book: Callable[[], BookedDue]) -> None:
         shared.health.turned(_LOOP)
         try:
             booked = book()
-            with shared.engine.connect() as connection:
-                first_due_at, now = read_first_due(connection)
         except DBAPIError as error:
             if fault_of(error) is not Fault.OUTAGE:
                 raise
@@ -48,8 +45,7 @@ def run_clock(shared: Shared, book: Callable[[], BookedDue]) -> None:
         shared.health.database_answered()
         shared.metrics.transitions.inc(booked.transitions)
         shared.metrics.changes.inc(booked.changes)
-        behind = 0.0 if first_due_at is None else (now - first_due_at).total_seconds()
-        shared.metrics.clock_behind_seconds.set(max(0.0, behind))
+        shared.metrics.clock_behind_seconds.set(booked.behind_seconds)
         if booked.changes:
             shared.wake.set()
         if not booked.customers:
