@@ -1,8 +1,9 @@
 """`make demo`: the whole ledger at work on this machine, with all that goes wrong in a day, and the proof after it.
 
 A cluster in a temporary folder; the simulator's shop tells its records while two workers apply them and publish what
-changed; in the middle one worker is killed without warning and another takes its place. When all is read and told, what
-the ledger holds of every customer is compared with what the oracle makes of the simulator's true history, the ledger is
+changed, and services ask for units; in the middle one worker is killed without warning and another takes its place.
+When all is read, eight threads at once ask for the last units of one customer. Then what the ledger holds of every
+customer is compared with what the oracle makes of the simulator's true history and of what was granted, the ledger is
 verified, and the topics are read back.
 
 The records are sent no further ahead than a bounded lead, so the topics race each other as they do in life, and do not
@@ -36,12 +37,15 @@ from rich.text import Text
 from sqlalchemy import Connection, Engine
 
 from ledger_worker.config import Settings, load
+from ledger_worker.domain.events import Event
+from ledger_worker.domain.requests import Answer
 from ledger_worker.errors import LedgerError
 from ledger_worker.kafka.client import admin_client
 from ledger_worker.kafka.reading import Reading, read_topic
 from ledger_worker.kafka.sending import OutgoingRecord, send
 from ledger_worker.kafka.topics import create, plan
 from ledger_worker.local import cluster, daemon
+from ledger_worker.local.asking import ask_until, fight_for_the_last, history_of
 from ledger_worker.local.comparison import Comparison, compare
 from ledger_worker.local.simulator.simulate import CATALOGUE_FILE, Simulation, Truth, simulate
 from ledger_worker.local.tuning import FAST
@@ -126,6 +130,7 @@ class _Demo:
         self._customers = customers
         self._seed = seed
         self._problems: list[str] = []
+        self._granted: list[Event] = []
 
     def run(self, folder: Path) -> bool:
         """From nothing to the verdict."""
@@ -183,18 +188,51 @@ class _Demo:
         for _ in range(_WORKERS):
             self._workers.start()
         sender = _Sender(settings, simulation)
+        told_enough = threading.Event()
+        customer_ids = sorted({event.customer_id for event in truth.history})
         try:
-            with _progress(self._console, truth.records) as shown:
-                self._watch(engine, sender, truth.records, shown)
+            with _progress(self._console, truth.records) as shown, ThreadPoolExecutor(1) as beside:
+                asking = beside.submit(ask_until, told_enough, engine, customer_ids, self._seed)
+                try:
+                    self._watch(engine, sender, truth.records, shown)
+                finally:
+                    told_enough.set()
         finally:
             sender.stop()
         spent = time.monotonic() - began
+        self._ask_for_the_last(engine, asking.result(), customer_ids)
         with self._console.status("stopping the workers"):
             self._problems += self._workers.stop()
         self._console.print(
             f"Applied and published after {spent:.1f} s, {truth.records / spent:,.0f} records a second, with the start"
             f" of {_WORKERS} workers and the death of one."
         )
+
+    def _ask_for_the_last(self, engine: Engine, answers: Sequence[Answer], customer_ids: Sequence[str]) -> None:
+        """What was asked meanwhile is told, and the last units of somebody are asked for by all at once."""
+        granted = sum(answer.is_granted for answer in answers)
+        self._console.print(
+            f"Meanwhile {len(answers):,} requests for units were answered: {granted:,} granted, the others refused."
+        )
+        self._granted = history_of(answers)
+        last = fight_for_the_last(engine, customer_ids)
+        if last is None:
+            self._console.print("No customer has a few units left to fight for.")
+            return
+        self._granted += history_of(last.answers)
+        self._console.print(
+            f"{last.customer_id} had {last.left} of {last.entitlement} left; eight threads at once asked for one each,"
+            f" until they were refused: {last.granted} granted."
+        )
+        if last.granted != last.left:
+            self._problems.append(f"{last.granted} of {last.left} units that were left were granted")
+        with self._console.status("waiting for what that told"), engine.connect() as connection:
+            until = time.monotonic() + _STALL_SECONDS_MAX
+            while sum(lane.rows for lane in outbox.backlog(connection)):
+                if time.monotonic() > until:
+                    raise _DemoFailedError(f"changes have waited for {_STALL_SECONDS_MAX:.0f} s to be published")
+                connection.rollback()
+                time.sleep(_LOOK_SECONDS)
 
     def _watch(self, engine: Engine, sender: "_Sender", total: int, shown: "_Shown") -> None:
         has_killed = False
@@ -280,12 +318,13 @@ class _Demo:
         began = time.monotonic()
         with self._console.status("asking the oracle about every customer"):
             connection.rollback()
-            found = compare(connection, truth.history)
+            history = [*truth.history, *self._granted]
+            found = compare(connection, history)
             connection.rollback()
         self._problems += _in_words(found)
         verdict = f"{found.customers_differing:,} of them differ" if found.differing else "all are equal"
         self._console.print(
-            f"Compared {found.customers:,} customers with what the oracle makes of {len(truth.history):,} events, as of"
+            f"Compared {found.customers:,} customers with what the oracle makes of {len(history):,} events, as of"
             f" {found.at:%Y-%m-%d %H:%M:%S}Z, in {time.monotonic() - began:.1f} s: {verdict}."
         )
 
