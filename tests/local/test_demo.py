@@ -67,6 +67,7 @@ def test_the_demo_is_clean_and_leaves_nothing_behind(temporary_folder: Path, sta
     assert started.returncode == 0, said
     assert "was killed (SIGKILL)" in said
     assert ": all are equal." in said
+    assert "eight threads at once asked for one each" in said
     assert "All clean" in said
     assert running(temporary_folder) == []
     assert list(temporary_folder.iterdir()) == []
