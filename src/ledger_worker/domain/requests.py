@@ -128,6 +128,7 @@ def judge(request: Request) -> str | None:
         ("caller", request.caller, KEY_LENGTH_MAX),
         ("key", request.key, KEY_LENGTH_MAX),
         ("customer_id", request.customer_id, ID_LENGTH_MAX),
+        *(("entitlement", item.entitlement, ID_LENGTH_MAX) for item in request.items),
     ):
         if not 1 <= len(text) <= most:
             return f"{name} has {len(text)} characters, expected 1 to {most}"
