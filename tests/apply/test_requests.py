@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
+import msgspec
 import pytest
 
 from ledger_worker.apply.requests import answer_requests
@@ -137,6 +138,8 @@ def test_an_unlimited_quota_grants_any_number(ledger: Ledger) -> None:
         (request(("api\x00", 1)), "impossible_value"),
         (request(("\ud800", 1)), "impossible_value"),
         (request(("", 1)), "impossible_value"),
+        (request(("api", 10**5000)), "impossible_value"),
+        (request(("api", 1), customer="\udcff"), "impossible_value"),
         (request(("api", 1), customer="a\nb"), "impossible_value"),
         (request(("unheard-of", 1)), "unknown_entitlement"),
         (request(("video", 1)), "wrong_type"),
@@ -205,7 +208,8 @@ def test_facts_told_later_cover_a_granted_request_otherwise_or_not_at_all(sold: 
 
     sold.tell((told("r", day(2), refunded()), day(2)))
     assert sold.rows("SELECT used_total, overage FROM account WHERE entitlement = 'api'") == [(0, 8)]
-    sold.tell_now(told("back", day(3), usage_reversed("api@k"), source="request/shop"))
+    back = msgspec.structs.replace(usage_reversed("api@k"), usage_event_source="request/shop")
+    sold.tell_now(told("back", day(3), back))
 
     assert sold.rows("SELECT usage, used_total FROM account WHERE entitlement = 'api'") == [(0, 0)]
     assert unproven(sold) == []
@@ -224,6 +228,39 @@ def test_after_a_transfer_and_a_merge_the_units_are_asked_of_whoever_has_them(so
     assert [answer.is_granted for answer in answers] == [False, True, True]
     assert sold.rows("SELECT customer_id, usage FROM account WHERE usage > 0") == [("eve", 10)]
     assert unproven(sold) == []
+
+
+def test_what_cannot_be_counted_is_answered_and_keeps_back_nobody(ledger: Ledger) -> None:
+    ledger.publish(OFFERED)
+    for owner in ("ada", "bob"):
+        ledger.tell((told(f"b-{owner}", day(1), bought(line("endless"), order=owner), customer=owner), day(1)))
+    ledger.tell(*((told(f"u{number}", day(1), used(2**53)), day(1)) for number in range(1023)))
+
+    answers = ask(
+        ledger, *(request(("api", units), customer=owner) for owner, units in (("bob", 1), ("ada", 2**53), ("bob", 2)))
+    )
+
+    assert [(answer.is_granted, answer.reason) for answer in answers] == [
+        (True, None),
+        (False, "out_of_range"),
+        (True, None),
+    ]
+    assert ledger.rows("SELECT count(*) FROM idempotency") == [(2,)]
+    assert unproven(ledger) == []
+
+
+def test_a_parked_customer_is_answered_so_and_asked_again_later(sold: Ledger) -> None:
+    sold.tell((told("b", day(1), bought(order="o2"), customer="bob"), day(1)))
+    parked, other = request(("api", 1)), request(("api", 1), customer="bob")
+    with sold.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE customer SET is_parked = true WHERE customer_id = 'ada'")
+
+    answers = ask(sold, parked, other)
+    with sold.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE customer SET is_parked = false")
+
+    assert [(answer.is_granted, answer.reason) for answer in answers] == [(False, "parked"), (True, None)]
+    assert granted(ask(sold, parked)) == [1]
 
 
 @pytest.mark.parametrize("limit", [1, 37, 200])

@@ -370,3 +370,10 @@ def test_what_is_impossible_is_named_with_its_field(fact: Fact, says: str) -> No
 )
 def test_what_is_impossible_in_the_envelope_is_named(fact: Fact, envelope: dict[str, object], says: str) -> None:
     assert problem(event_with(fact, **envelope)) == says
+
+
+@pytest.mark.parametrize("source", ["ledger", "by-hand", "request/shop"])
+def test_the_ledgers_own_event_sources_carry_nothing_that_is_told(source: str) -> None:
+    assert problem(event_with(of(UsageRecorded), event_source=source)) == (
+        f"event_source is {source}, expected none of the ledger's own: ledger, by-hand and all with request/"
+    )

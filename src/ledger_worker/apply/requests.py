@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from ledger_worker.apply.batch import Batch, ManyDue
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.due import book_due_apart
 from ledger_worker.apply.load import group_customers, load
-from ledger_worker.apply.locks import MoreCustomersError, require_all_locked, require_not_parked
+from ledger_worker.apply.locks import MoreCustomersError, require_all_locked
 from ledger_worker.apply.rounds import answer_groups
 from ledger_worker.apply.write import write
 from ledger_worker.domain.decided import told_of
@@ -48,10 +48,28 @@ def answer_requests(
 ) -> tuple[Answer, ...]:
     """The answer to each request, in their order; what was granted is committed.
 
-    Of one customer they are decided in their order. One that is impossible in itself, or reuses a key for something
-    else, is answered and not kept. Raises what `apply_batch` does; nothing is granted then, except that a lost answer
-    to COMMIT leaves that open: asking again tells.
+    Of one customer they are decided in their order. One that is impossible in itself, reuses a key for something else,
+    is of a parked customer or would pass what can be counted is answered, not kept, and keeps back no other. Raises
+    what `apply_batch` does but for events at fault; of what was not answered nothing is granted then, except that a
+    lost answer to COMMIT leaves that open: asking again tells.
     """
+    try:
+        return _answer_together(engine, requests, catalogues, stages)
+    except DataError as error:
+        if len(requests) > 1:
+            middle = len(requests) // 2
+            halves = (requests[:middle], requests[middle:])
+            return tuple(one for half in halves for one in answer_requests(engine, half, catalogues, stages))
+        with engine.connect() as connection:
+            now = customers_store.clock(connection)
+        message = f"with what was used before it is more than can be counted: {error.orig}"
+        return (refused_answer(requests[0], RequestReason.OUT_OF_RANGE, message, now),)
+
+
+def _answer_together(
+    engine: Engine, requests: Sequence[Request], catalogues: Catalogues, stages: Stages
+) -> tuple[Answer, ...]:
+    """All in one transaction. Raises DataError when one of them is at fault."""
     attempts = 0
     named: frozenset[str] = frozenset()
     due_at: Mapping[str, datetime] = {}
@@ -107,8 +125,12 @@ def _transact(
     known_customers = customers_store.known(connection, [request.customer_id for request in possible])
     wanted = sorted({*named, *known_customers}, key=str.encode)
     heads, key_hashes = customers_store.read_heads(connection, customers_store.lock(connection, wanted, murmur2))
-    require_not_parked(heads)
     require_all_locked(heads, {})
+    parked = {
+        one.customer_id
+        for one in heads.values()
+        if any(heads[each].is_parked for each in (one.customer_id, *one.linked))
+    }
     stages.reached(Stage.LOCKED)
 
     # Behind the locks: who asked the same at once for this customer has committed by now.
@@ -118,14 +140,17 @@ def _transact(
     answered = {key: answer for key, (_, answer) in first.items()}
     new: list[Request] = []
     for request in possible:
-        if _key(request) not in hashes:
-            hashes[_key(request)] = request_hash(request)
-            new.append(request)
-    for request in new:
+        if _key(request) in hashes:
+            continue
+        hashes[_key(request)] = request_hash(request)
+        if request.customer_id in parked:
+            message = "the customer is held by an operator, expected the request again later"
+            answered[_key(request)] = refused_answer(request, RequestReason.PARKED, message, now)
+            continue
+        new.append(request)
         if request.customer_id not in heads:
-            answered[_key(request)] = refused_answer(
-                request, RequestReason.NOT_ENTITLED, "the customer is unknown", now
-            )
+            message = f"customer {request.customer_id} is not known to the ledger"
+            answered[_key(request)] = refused_answer(request, RequestReason.NOT_ENTITLED, message, now)
     to_decide = [request for request in new if request.customer_id in heads]
     stages.reached(Stage.INBOX)
 

@@ -15,8 +15,11 @@ from uuid import UUID
 import msgspec
 
 __all__ = [
+    "BY_HAND",
     "ID_LENGTH_MAX",
     "ITEMS_MAX",
+    "LEDGER",
+    "REQUEST_PREFIX",
     "UNITS_MAX",
     "AssignmentExtended",
     "AssignmentFact",
@@ -77,6 +80,8 @@ ID_LENGTH_MAX = 200
 """Longest id, key or SKU in characters."""
 ITEMS_MAX = 500
 """Most lines of an order or items of a subscription in one event."""
+LEDGER, BY_HAND, REQUEST_PREFIX = "ledger", "by-hand", "request/"
+"""Event sources that are the ledger's own: what falls due, what people do by hand, and before a caller's name."""
 UNITS_MAX = 2**53
 """Largest units, quantity or amount in one event: sums of a thousand of them stay within 64 bits."""
 

@@ -14,10 +14,14 @@ from typing import Any
 import msgspec
 
 from ledger_worker.domain.events import (
+    BY_HAND,
     ID_LENGTH_MAX,
     ITEMS_MAX,
+    LEDGER,
+    REQUEST_PREFIX,
     UNITS_MAX,
     AssignmentExtended,
+    AssignmentFact,
     AssignmentRenewed,
     AssignmentRevoked,
     ChargebackLost,
@@ -28,6 +32,7 @@ from ledger_worker.domain.events import (
     Event,
     Fact,
     OfferReached,
+    OwnFact,
     PurchaseCompleted,
     PurchaseLine,
     PurchaseRefunded,
@@ -76,6 +81,7 @@ def problem(event: Event) -> str | None:
         _bad_id("event_source", event.event_source)
         or _bad_id("event_id", event.event_id)
         or _bad_id("customer_id", event.customer_id)
+        or _reserved(event)
         or _bad_instant("occurred_at", event.occurred_at)
     )
     if found is None and event.source_version is not None:
@@ -91,6 +97,15 @@ def problem(event: Event) -> str | None:
     if row.other_customer and getattr(fact, row.other_customer) == event.customer_id:
         return f"{row.other_customer} is the customer_id, expected another customer"
     return _problem_in(fact, row)
+
+
+def _reserved(event: Event) -> str | None:
+    """The ledger's own event sources carry its own facts, and what was granted to a request is told by nobody."""
+    source, fact = event.event_source, event.fact
+    carries = {LEDGER: OwnFact, BY_HAND: AssignmentFact}
+    is_foreign = not isinstance(fact, carries[source]) if source in carries else source.startswith(REQUEST_PREFIX)
+    own = f"{LEDGER}, {BY_HAND} and all with {REQUEST_PREFIX}"
+    return f"event_source is {source}, expected none of the ledger's own: {own}" if is_foreign else None
 
 
 def _problem_in_lines(lines: Sequence[PurchaseLine]) -> str | None:

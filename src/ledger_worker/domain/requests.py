@@ -15,7 +15,7 @@ import msgspec
 
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.events import ID_LENGTH_MAX, UNITS_MAX, Event, UsageRecorded
+from ledger_worker.domain.events import ID_LENGTH_MAX, REQUEST_PREFIX, UNITS_MAX, Event, UsageRecorded
 from ledger_worker.domain.ledger import Entry, Kind
 
 __all__ = [
@@ -42,6 +42,9 @@ KEY_LENGTH_MAX = 90
 """Longest caller and longest key in characters: with the key of an entitlement they make an event id."""
 
 
+_SAID_BITS_MAX = 64
+
+
 class RequestReason(StrEnum):
     """Why a request was not granted, beside what `access.AccessReason` says; the first that is true."""
 
@@ -55,6 +58,10 @@ class RequestReason(StrEnum):
     """The entitlement has no units to use up."""
     NOT_ENTITLED = "not_entitled"
     """Nobody has told the ledger anything of the customer."""
+    PARKED = "parked"
+    """An operator holds the customer, or one it is tied to: ask again later. Nothing of it is kept."""
+    OUT_OF_RANGE = "out_of_range"
+    """Counted with what was used before, the units pass what 64 bits hold. Nothing of it is kept."""
     EXHAUSTED = "exhausted"
     """Fewer units are left than were asked for, and the limit is hard."""
 
@@ -138,7 +145,8 @@ def judge(request: Request) -> str | None:
         return f"the request has {len(request.items)} items, expected 1 to {ITEMS_MAX}"
     for item in request.items:
         if not 1 <= item.units <= UNITS_MAX:
-            return f"units of {item.entitlement} is {item.units}, expected 1 to {UNITS_MAX}"
+            said = str(item.units) if item.units.bit_length() <= _SAID_BITS_MAX else "larger"
+            return f"units of {item.entitlement} is {said}, expected 1 to {UNITS_MAX}"
     names = [item.entitlement for item in request.items]
     twice = next((name for name in names if names.count(name) > 1), None)
     return None if twice is None else f"{twice} is asked for twice, expected one item for each entitlement"
@@ -166,7 +174,7 @@ def grantable(
 def usage_event(request: Request, fact: UsageRecorded, now: datetime) -> Event:
     """What a granted item is recorded as: usage at `now`, under ids that only this request has."""
     return Event(
-        event_source=f"request/{request.caller}",
+        event_source=f"{REQUEST_PREFIX}{request.caller}",
         event_id=f"{fact.entitlement}@{request.key}",  # no key of an entitlement has an @ in it
         customer_id=request.customer_id,
         occurred_at=now,
@@ -193,11 +201,11 @@ def granted_of(
 
 
 def refused_answer(request: Request, reason: RequestReason, message: str, now: datetime) -> Answer:
-    """The answer to a request that no book was opened for."""
+    """The answer to a request that no book was opened for; letters that no text can hold are answered as `?`."""
     return Answer(
-        caller=request.caller,
-        key=request.key,
-        customer_id=request.customer_id,
+        caller=_sayable(request.caller),
+        key=_sayable(request.key),
+        customer_id=_sayable(request.customer_id),
         is_granted=False,
         reason=reason,
         message=message,
@@ -205,6 +213,10 @@ def refused_answer(request: Request, reason: RequestReason, message: str, now: d
         recorded_at=now,
         sequence=0,
     )
+
+
+def _sayable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def sentence_of(refused: Sequence[Granted]) -> str:

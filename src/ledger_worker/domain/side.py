@@ -14,7 +14,7 @@ from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
 from ledger_worker.domain.decided import BookedAccount, CustomerHead, LoadedCustomer, Told
-from ledger_worker.domain.events import Event, TransitionsDue
+from ledger_worker.domain.events import LEDGER, Event, TransitionsDue
 from ledger_worker.domain.ledger import (
     RULES_VERSION,
     Account,
@@ -142,7 +142,7 @@ class Side:
             str(transition.set_by),
         )
         return Event(
-            event_source=_LEDGER,
+            event_source=LEDGER,
             event_id=str(uuid5(_TRANSITION_NAMESPACE, "\0".join(name))),
             customer_id=self.customer_id,
             occurred_at=transition.place[0],
@@ -314,7 +314,6 @@ def entries_of(book: Book, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]
     return entries
 
 
-_LEDGER = "ledger"
 _TRANSITION_NAMESPACE = UUID("0b9a7a0c-61ab-5c3d-8f0a-5f9f5a2a7c11")
 _CHANGE_NAMESPACE = UUID("d3b1d6de-0a2b-5f60-9a55-0d8f3f3a1c02")
 

@@ -17,16 +17,13 @@ from ledger_worker.apply.batch import Applied, Batch, Delivery
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.transaction import apply_batch, rehearse_batch
 from ledger_worker.domain.changes import Change
-from ledger_worker.domain.events import AssignmentFact, Event
+from ledger_worker.domain.events import BY_HAND, AssignmentFact, Event
 from ledger_worker.domain.impossible import problem
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.metrics import Stages
 from ledger_worker.store import customers as customers_store
 
 __all__ = ["Acted", "RefusedAct", "act", "database_clock"]
-
-EVENT_SOURCE = "by-hand"
-"""The event source of what people do."""
 
 
 class Acted(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +48,7 @@ def act(
 ) -> Acted | RefusedAct:
     """The act is done and committed; with `is_rehearsal` it is what that would do, rolled back."""
     event = Event(
-        event_source=EVENT_SOURCE,
+        event_source=BY_HAND,
         event_id=str(uuid4()),
         customer_id=customer_id,
         occurred_at=database_clock(engine),
@@ -64,7 +61,8 @@ def act(
     found = _judged(event, fact, rehearse_batch(engine, batch, catalogues, stages))
     if is_rehearsal or isinstance(found, RefusedAct):
         return found
-    return _judged(event, fact, apply_batch(engine, batch, catalogues, stages))
+    # What was decided otherwise meanwhile is kept, so it is told as its outcome and not as refused.
+    return _judged(event, fact, apply_batch(engine, batch, catalogues, stages), is_kept=True)
 
 
 def database_clock(engine: Engine) -> datetime:
@@ -73,12 +71,12 @@ def database_clock(engine: Engine) -> datetime:
         return customers_store.clock(connection)
 
 
-def _judged(event: Event, fact: AssignmentFact, applied: Applied) -> Acted | RefusedAct:
+def _judged(event: Event, fact: AssignmentFact, applied: Applied, *, is_kept: bool = False) -> Acted | RefusedAct:
     if applied.refused:
         (refused,) = applied.refused
         return RefusedAct(reason=refused.reason.value, message=refused.message)
     (outcome,) = (Outcome(name) for name, count in applied.outcomes.items() if count)
-    if outcome in _REFUSED:
+    if outcome in _REFUSED and not is_kept:
         message = f"assignment {fact.assignment_id} of {event.customer_id} {_REFUSED[outcome]}"
         return RefusedAct(reason=outcome.value, message=message)
     return Acted(

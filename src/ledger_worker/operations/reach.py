@@ -32,7 +32,7 @@ from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.transaction import ATTEMPTS_MAX, apply_batch, catch_up, rehearse_on
 from ledger_worker.domain.catalogue import Apply, Catalogue, Offer
 from ledger_worker.domain.changes import Change, EntitlementPicture
-from ledger_worker.domain.events import Event, OfferReached
+from ledger_worker.domain.events import LEDGER, Event, OfferReached
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState, skus_of
 from ledger_worker.errors import BrokenInvariantError
@@ -152,7 +152,6 @@ _CATCH_UPS_MAX = 10_000
 _VICTIM_SQLSTATES = frozenset({"40001", "40P01"})
 _NEW_FOR = timedelta(days=1)
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
-_LEDGER = "ledger"
 _REACH_NAMESPACE = UUID("a7f0a0a4-6d0e-5a57-9c1e-8f8a5c1b7d11")
 _STATE = msgspec.msgpack.Decoder(SourceState)
 
@@ -323,7 +322,7 @@ class _Run:
             return None
         version, published_at = max(later)
         event = Event(
-            event_source=_LEDGER,
+            event_source=LEDGER,
             event_id=str(uuid5(_REACH_NAMESPACE, f"{source_key}\0{version}")),
             customer_id=state.claimant,
             occurred_at=published_at,
