@@ -197,6 +197,39 @@ def test_customers_who_are_tied_are_booked_together(ledger: Ledger) -> None:
     assert unproven(ledger) == []
 
 
+def test_a_tie_that_is_held_keeps_the_clock_from_nobody(ledger: Ledger, database_url: str) -> None:
+    ledger.publish(PLANS)
+    for giver, receiver in (("ada", "bob"), ("cid", "dan")):
+        ledger.tell(
+            (told("a", day(1), activated(day(1), day(20), subscription=giver), customer=giver), day(1)),
+            (told("t", day(3), transferred(receiver, subscription=giver), customer=giver), day(3)),
+        )
+    ledger.tell((told("b", day(4), bought(), customer="zoe"), day(4)))
+
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT FROM customer WHERE customer_id = 'ada' FOR UPDATE")
+        while_held = look_until_nothing(ledger)
+    afterwards = look_until_nothing(ledger)
+
+    assert sum(one.customers for one in while_held) == 2
+    assert [changes_of(ledger, owner)[-1].after.state for owner in ("dan", "zoe")] == ["expired", "expired"]
+    assert sum(one.customers for one in afterwards) == 1
+    assert changes_of(ledger, "bob")[-1].after.state == "expired"
+
+
+def test_a_transaction_ends_with_so_many_transitions_whoever_is_left(ledger: Ledger) -> None:
+    ledger.publish(PLANS)
+    for owner in OWNERS[:6]:
+        for number in range(100):
+            at = day(2, number / 1000)
+            ledger.tell((told(f"b{number}", at, bought(order=f"{owner}-{number}"), customer=owner), at))
+
+    found = look_until_nothing(ledger)
+
+    assert [one.transitions for one in found] == [400, 200]
+    assert unproven(ledger) == []
+
+
 def test_more_than_one_transaction_may_book_is_booked_in_several(ledger: Ledger) -> None:
     ledger.publish(PLANS)
     lines = [line(line_id=f"l{number}") for number in range(230)]

@@ -5,11 +5,11 @@ expiry is told when its customer is next touched. Nothing here decides otherwise
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 
 import msgspec
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.apply.batch import Batch
 from ledger_worker.apply.catalogues import Catalogues
@@ -17,7 +17,7 @@ from ledger_worker.apply.load import Group, load_due
 from ledger_worker.apply.locks import MoreCustomersError, require_all_locked
 from ledger_worker.apply.rounds import decide_due
 from ledger_worker.apply.write import write
-from ledger_worker.domain.decided import CustomerHead
+from ledger_worker.domain.decided import CustomerHead, Decided
 from ledger_worker.kafka.murmur2 import murmur2
 from ledger_worker.metrics import Stage, Stages
 from ledger_worker.store import catalogue as catalogue_store
@@ -28,7 +28,10 @@ __all__ = ["CUSTOMERS_MAX", "BookedDue", "book_due_apart", "book_due_now"]
 
 CUSTOMERS_MAX = 200
 """Most customers of one transaction of the clock: it holds them for some tens of milliseconds."""
+_TRANSITIONS_MAX = 400
+"""After so many transitions a transaction of the clock takes no further customer."""
 _TIED_MAX = 20
+_HELD_SQLSTATES = frozenset({"55P03", "40P01"})
 
 
 class BookedDue(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +66,8 @@ def book_due_now(
         locked = due_store.lock_due(connection, customers_max)
         if locked:
             heads, key_hashes = customers_store.read_heads(connection, locked)
-            # A tie may have been made between finding and holding: then it is no customer for this transaction.
-            alone = {customer_id: head for customer_id, head in heads.items() if not head.linked}
+            # Tied or parked between finding and holding: then it is no customer for this transaction.
+            alone = {key: head for key, head in heads.items() if not head.linked and not head.is_parked}
             stages.reached(Stage.DUE_LOCKED)
             now = customers_store.clock(connection)
             booked.append(_book(connection, sorted(alone, key=str.encode), alone, now, key_hashes, catalogues))
@@ -75,9 +78,9 @@ def book_due_now(
         tied = due_store.read_tied_due(connection, _TIED_MAX)
         now = customers_store.clock(connection)
     for customer_id in tied:
-        # With a tie that was made just now it is found again by the next call.
-        with suppress(MoreCustomersError):
-            booked.append(_book_apart(engine, customer_id, now, catalogues))
+        found = _book_tied(engine, customer_id, now, catalogues)
+        if found is not None:
+            booked.append(found)
     return BookedDue(
         customers=sum(one.customers for one in booked),
         transitions=sum(one.transitions for one in booked),
@@ -95,14 +98,34 @@ def book_due_apart(engine: Engine, due_at: Mapping[str, datetime], catalogues: C
         _book_apart(engine, customer_id, now, catalogues)
 
 
+def _book_tied(engine: Engine, customer_id: str, now: datetime, catalogues: Catalogues) -> BookedDue | None:
+    """As `_book_apart`, or None where somebody holds one of them, or ties are changing: the next call looks again."""
+    try:
+        with engine.connect() as connection, connection.begin():
+            due_store.wait_shortly(connection)
+            return _book_locked(connection, customer_id, now, catalogues)
+    except MoreCustomersError:
+        return None
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _HELD_SQLSTATES:
+            raise
+        return None
+
+
 def _book_apart(engine: Engine, customer_id: str, now: datetime, catalogues: Catalogues) -> BookedDue:
     """The customer is locked with all who are tied to it, in key order."""
     with engine.connect() as connection, connection.begin():
-        catalogue_store.lock_shared(connection)
-        locked = customers_store.lock(connection, [customer_id], murmur2)
-        heads, key_hashes = customers_store.read_heads(connection, locked)
-        require_all_locked(heads, {})
-        return _book(connection, [customer_id], heads, now, key_hashes, catalogues)
+        return _book_locked(connection, customer_id, now, catalogues)
+
+
+def _book_locked(connection: Connection, customer_id: str, now: datetime, catalogues: Catalogues) -> BookedDue:
+    catalogue_store.lock_shared(connection)
+    locked = customers_store.lock(connection, [customer_id], murmur2)
+    heads, key_hashes = customers_store.read_heads(connection, locked)
+    require_all_locked(heads, {})
+    if any(head.is_parked for head in heads.values()):
+        return BookedDue()
+    return _book(connection, [customer_id], heads, now, key_hashes, catalogues)
 
 
 def _book(
@@ -113,12 +136,23 @@ def _book(
     key_hashes: Mapping[str, int],
     catalogues: Catalogues,
 ) -> BookedDue:
-    """What is due of these customers is decided, each with those it is tied to, and written."""
+    """What is due of these customers is decided, each with those it is tied to, and written.
+
+    In their order, until it is as many transitions as one transaction should hold customers for; who is left is found
+    by the next call.
+    """
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogues.at(connection, ledger.catalogue_version)
     loaded = load_due(connection, customer_ids, heads, now)
-    decided = [decide_due(connection, one, customer_id, now, catalogue, ledger) for customer_id, one in loaded.items()]
-    groups = [Group(list(one.customers), [], [], []) for one in loaded.values()]
+    decided: list[Decided] = []
+    groups: list[Group] = []
+    transitions = 0
+    for customer_id, one in loaded.items():
+        decided.append(decide_due(connection, one, customer_id, now, catalogue, ledger))
+        groups.append(Group(list(one.customers), [], [], []))
+        transitions += len(decided[-1].events)
+        if transitions >= _TRANSITIONS_MAX:
+            break
     applied = write(connection, Batch(), groups, decided, ledger, key_hashes)
     return BookedDue(
         customers=sum(bool(one.events) for one in decided),

@@ -4,10 +4,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-__all__ = ["lock_due", "read_first_due", "read_tied_due"]
+__all__ = ["lock_due", "read_first_due", "read_tied_due", "wait_shortly"]
 
 _SCANNED_FOR_EACH = 10
 """How many accounts that are due are looked at for each customer wanted, so that several clocks find work at once."""
+_TIED_SCANNED_MAX = 2_000
 
 _LOCK_DUE = text("""
 SELECT customer.customer_id
@@ -27,17 +28,23 @@ LIMIT :customers_max
 FOR UPDATE SKIP LOCKED
 """)
 
+# Looked for among the first accounts that are due, whoever's they are: those before them are booked meanwhile.
 _READ_TIED_DUE = text("""
-SELECT account.customer_id, min(account.next_transition_at) AS due_at
-FROM account
-JOIN customer ON customer.customer_id = account.customer_id
-WHERE account.next_transition_at <= statement_timestamp()
-  AND customer.linked <> '{}'
-  AND NOT customer.is_parked
-GROUP BY account.customer_id
-ORDER BY due_at, account.customer_id
+SELECT DISTINCT first.customer_id
+FROM (
+    SELECT account.customer_id, owner.linked
+    FROM account
+    JOIN customer AS owner ON owner.customer_id = account.customer_id
+    WHERE account.next_transition_at <= statement_timestamp()
+      AND NOT owner.is_parked
+    ORDER BY account.next_transition_at
+    LIMIT :accounts_max
+) AS first
+WHERE first.linked <> '{}'
 LIMIT :customers_max
 """)
+
+_WAIT_SHORTLY = text("SELECT set_config('lock_timeout', '50ms', true)")
 
 _READ_FIRST_DUE = text("""
 SELECT min(next_transition_at), statement_timestamp()
@@ -57,8 +64,14 @@ def lock_due(connection: Connection, customers_max: int) -> list[str]:
 
 
 def read_tied_due(connection: Connection, customers_max: int) -> list[str]:
-    """At most so many customers who are tied to others and have something due now, the longest due first."""
-    return [row.customer_id for row in connection.execute(_READ_TIED_DUE, {"customers_max": customers_max}).all()]
+    """At most so many customers who are tied to others and have something due now, of those who have had it longest."""
+    binds = {"customers_max": customers_max, "accounts_max": _TIED_SCANNED_MAX}
+    return list(connection.execute(_READ_TIED_DUE, binds).scalars())
+
+
+def wait_shortly(connection: Connection) -> None:
+    """In this transaction a lock that somebody holds is waited for no longer than a moment."""
+    connection.execute(_WAIT_SHORTLY)
 
 
 def read_first_due(connection: Connection) -> tuple[datetime | None, datetime]:
