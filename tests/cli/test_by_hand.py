@@ -29,7 +29,9 @@ def remaining(by_hand: Command, customer_id: str = "ada") -> int | None:
 
 
 def test_what_is_given_is_told_explained_and_proven_like_anything_else(by_hand: Command) -> None:
-    given = by_hand("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--actor", "eve", *NOTE)
+    given = by_hand(
+        "customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--from", LONG_AGO, "--actor", "eve", *NOTE
+    )
 
     assert given.status == 0
     said, told = given.output.splitlines()
@@ -88,7 +90,9 @@ def test_who_did_it_and_why_is_kept(by_hand: Command, database_url: str, said: t
     assert (fact.actor, fact.note) == (actor, "goodwill")
 
 
-@pytest.mark.parametrize("verb", [("renew",), ("extend", FOR_EVER), ("revoke",)], ids=["renew", "extend", "revoke"])
+@pytest.mark.parametrize(
+    "verb", [("renew", "--from", LONG_AGO), ("extend", FOR_EVER), ("revoke",)], ids=["renew", "extend", "revoke"]
+)
 def test_what_nobody_gave_is_refused_and_not_kept(by_hand: Command, verb: tuple[str, ...]) -> None:
     ran = by_hand("customer", verb[0], "ada", "a9", *verb[1:], *NOTE)
 
@@ -98,7 +102,7 @@ def test_what_nobody_gave_is_refused_and_not_kept(by_hand: Command, verb: tuple[
 
 
 def test_what_is_of_another_customer_is_refused(by_hand: Command) -> None:
-    by_hand("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", *NOTE)
+    by_hand("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--from", LONG_AGO, *NOTE)
 
     ran = by_hand("customer", "revoke", "bob", "a1", *NOTE)
 
@@ -137,3 +141,45 @@ def test_an_instant_needs_a_zone(by_hand: Command, instant: str, expected: str) 
 
     assert ran.status == 2
     assert expected in " ".join(ran.errors.split())
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [(("assign", "ada", "exports"), "--from"), (("revoke", "ada", "a1"), "--at")]
+)
+def test_what_is_to_be_done_again_needs_its_instant(by_hand: Command, verb: tuple[str, ...], option: str) -> None:
+    """The clock's instant would be another one the second time: a correction, and units given once more."""
+    ran = by_hand("customer", *verb, "--id", "x1", *NOTE)
+
+    assert ran.status == 2
+    assert f"expected {option} INSTANT" in " ".join(ran.errors.split())
+
+
+def test_done_again_it_gives_no_units_once_more(by_hand: Command) -> None:
+    given = ("customer", "assign", "ada", "exports", "--units", 7, "--id", "a1", "--from", LONG_AGO, *NOTE)
+    taken = ("customer", "revoke", "ada", "a1", "--id", "r1", "--at", FOR_EVER, *NOTE)
+    by_hand(*given)
+    by_hand("customer", "consume", "ada", "exports=7")
+
+    outcomes = [by_hand(*each, "--json").json["outcome"] for each in (given, taken, taken)]
+
+    assert outcomes == ["duplicate_fact", "applied", "duplicate_fact"]
+    assert by_hand("customer", "consume", "ada", "exports=1").status == 1
+
+
+@pytest.mark.parametrize("option", ["--id", "--actor"])
+def test_an_empty_name_is_refused_and_not_made_up(by_hand: Command, option: str) -> None:
+    ran = by_hand("customer", "assign", "ada", "exports", "--from", LONG_AGO, *NOTE, option, "")
+
+    assert ran.status == 1
+    assert "has 0 characters" in ran.errors
+
+
+def test_a_login_without_a_name_has_to_say_who_it_is(by_hand: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+
+    ran = by_hand("customer", "assign", "ada", "exports", *NOTE)
+
+    assert ran.status == 2
+    assert "expected --actor NAME" in " ".join(ran.errors.split())

@@ -50,6 +50,10 @@ def test_asked_again_under_a_key_it_is_answered_as_the_first_time(with_ada: Comm
         (("video=1",), 1, "wrong_type: 1 of video were asked for: wrong type"),
         (("exports",), 2, "asks for nothing, expected ENTITLEMENT=UNITS"),
         (("exports=many",), 2, "asks for nothing, expected ENTITLEMENT=UNITS"),
+        (("exports=--5",), 2, "asks for nothing, expected ENTITLEMENT=UNITS"),
+        (("exports=" + "9" * 5_000,), 2, "expected ENTITLEMENT=UNITS"),
+        (("exports=1", "--key", ""), 1, "impossible_value: key has 0 characters, expected 1 to"),
+        (("exports=1", "--key", "k\udcff"), 1, "impossible_value"),
     ],
 )
 def test_what_cannot_be_asked_is_said(with_ada: Command, items: tuple[str, ...], status: int, expected: str) -> None:

@@ -37,6 +37,7 @@ _Until = Annotated[datetime | None, typer.Option(metavar="INSTANT", parser=_inst
 _From = Annotated[
     datetime | None, typer.Option("--from", metavar="INSTANT", parser=_instant, help="When it begins; now if not said.")
 ]
+_RenewedFrom = Annotated[datetime, typer.Option("--from", metavar="INSTANT", parser=_instant, help="When it begins.")]
 _Note = Annotated[str, typer.Option(metavar="TEXT", help="Why: kept with the act, and shown to whoever asks.")]
 _Actor = Annotated[
     str | None,
@@ -47,11 +48,13 @@ _Key = Annotated[
     typer.Option(
         "--id",
         metavar="ID",
-        help="Its id, so that it can be done again without effect, or corrected; a new one if not said.",
+        help="Its id, to do it again without effect or to correct it; a new one if not said. Needs its instant.",
         show_default=False,
     ),
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be told, and touch nobody.")]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be told; only what was due before it is booked.")
+]
 
 
 def assign(  # noqa: PLR0913 - as many options as a person may need
@@ -74,13 +77,14 @@ def assign(  # noqa: PLR0913 - as many options as a person may need
     """
     from ledger_worker.domain.events import EntitlementAssigned
 
+    _require_instant(key, effective_at, "--from")
     _act(
         customer_id,
         lambda now: EntitlementAssigned(
-            assignment_id=key or _new_id(),
+            assignment_id=_id_of(key),
             entitlement=entitlement,
             effective_at=effective_at or now,
-            actor=actor or getuser(),
+            actor=_name_of(actor),
             note=note,
             units=units,
             expires_at=until,
@@ -97,7 +101,7 @@ def renew(  # noqa: PLR0913 - the same
     *,
     note: _Note,
     units: _Units = None,
-    effective_at: _From = None,
+    effective_at: _RenewedFrom,
     until: _Until = None,
     actor: _Actor = None,
     dry_run: _DryRun = False,
@@ -111,10 +115,10 @@ def renew(  # noqa: PLR0913 - the same
 
     _act(
         customer_id,
-        lambda now: AssignmentRenewed(
+        lambda _: AssignmentRenewed(
             assignment_id=assignment,
-            effective_at=effective_at or now,
-            actor=actor or getuser(),
+            effective_at=effective_at,
+            actor=_name_of(actor),
             note=note,
             expires_at=until,
             units=units,
@@ -145,9 +149,9 @@ def extend(
         customer_id,
         lambda _: AssignmentExtended(
             assignment_id=assignment,
-            extension_id=key or _new_id(),
+            extension_id=_id_of(key),
             new_expires_at=until,
-            actor=actor or getuser(),
+            actor=_name_of(actor),
             note=note,
         ),
         is_rehearsal=dry_run,
@@ -175,13 +179,14 @@ def revoke(
     """
     from ledger_worker.domain.events import AssignmentRevoked
 
+    _require_instant(key, effective_at, "--at")
     _act(
         customer_id,
         lambda now: AssignmentRevoked(
             assignment_id=assignment,
-            revocation_id=key or _new_id(),
+            revocation_id=_id_of(key),
             effective_at=effective_at or now,
-            actor=actor or getuser(),
+            actor=_name_of(actor),
             note=note,
         ),
         is_rehearsal=dry_run,
@@ -209,5 +214,21 @@ def _act(customer_id: str, fact_at: "Callable[[datetime], AssignmentFact]", *, i
         raise typer.Exit(FINDINGS)
 
 
-def _new_id() -> str:
-    return uuid4().hex
+def _id_of(key: str | None) -> str:
+    return uuid4().hex if key is None else key
+
+
+def _name_of(actor: str | None) -> str:
+    """Raises BadParameter where this login has no name, as in a container, and none is said."""
+    if actor is not None:
+        return actor
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        raise typer.BadParameter("this login has no name, expected --actor NAME") from None
+
+
+def _require_instant(key: str | None, instant: datetime | None, option: str) -> None:
+    """Raises BadParameter for an act that is to be repeatable and leaves its instant to the clock: that is content."""
+    if key is not None and instant is None:
+        raise typer.BadParameter(f"with --id the instant has to be said, expected {option} INSTANT")

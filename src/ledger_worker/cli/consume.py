@@ -1,5 +1,6 @@
 """`ledger-worker customer consume`: units are asked for and answered, as a service asks for them."""
 
+import re
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["consume"]
 
 _CALLER = "command-line"
+_NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 
 def _item(text: str) -> tuple[str, int]:
     """Raises BadParameter unless the text is an entitlement, an equals sign and a number."""
     name, _, units = text.rpartition("=")
-    if not name or not units.lstrip("-").isdecimal():
+    if not name or not _NUMBER.fullmatch(units):
         raise typer.BadParameter(f"{text!r} asks for nothing, expected ENTITLEMENT=UNITS such as exports=3")
     return name, int(units)
 
@@ -48,7 +50,7 @@ def consume(
 
     request = Request(
         caller=_CALLER,
-        key=key or uuid4().hex,
+        key=uuid4().hex if key is None else key,
         customer_id=customer_id,
         items=tuple(Item(entitlement=name, units=units) for name, units in map(_item, items)),
         up_to=up_to,
