@@ -112,13 +112,18 @@ def events_of(facts_told: st.SearchStrategy[Any]) -> st.SearchStrategy[Event]:
     """Events that are possible and tell these facts."""
     return st.builds(
         Event,
-        event_source=ids,
+        event_source=ids.filter(_is_anybodys),
         event_id=ids,
         customer_id=ids,
         occurred_at=instants,
         fact=facts_told,
         source_version=st.none() | st.integers(0, UNITS_MAX),
     ).filter(_is_about_two_customers_or_none)
+
+
+def _is_anybodys(event_source: str) -> bool:
+    """The others are the ledger's own."""
+    return event_source not in {"ledger", "by-hand"} and not event_source.startswith("request/")
 
 
 def _is_about_two_customers_or_none(event: Event) -> bool:

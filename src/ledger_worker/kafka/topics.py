@@ -3,6 +3,7 @@
 A topic that exists is never changed here: what somebody decided about its size and retention is reported, not undone.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -21,6 +22,7 @@ INPUT_PARTITIONS = 4
 
 _DAY_MILLISECONDS = 86_400_000
 _TIMEOUT_SECONDS = 30.0
+_WAIT_SECONDS = 0.05
 _REPLICAS_SAFE = 2
 
 
@@ -79,7 +81,22 @@ def create(admin: AdminClient, planned: Sequence[PlannedTopic], *, replicas: int
                 raise explained(error.args[0], f"topic {name} cannot be made") from error
         else:
             made.append(name)
+    _wait_until_known(admin, made)
     return made
+
+
+def _wait_until_known(admin: AdminClient, names: Sequence[str]) -> None:
+    """A broker answers that a topic is made, and may know of it only a moment later."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while names:
+        try:
+            find_topics(admin, names)
+        except ConfigurationError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_WAIT_SECONDS)
+        else:
+            return
 
 
 def check(admin: AdminClient, planned: Sequence[PlannedTopic]) -> tuple[Finding, ...]:
