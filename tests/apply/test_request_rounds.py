@@ -1,8 +1,9 @@
 """Processes that ask for the same units to the last one: round after round the sum granted is the limit.
 
 Each round is a customer with a limit of its own. Every process asks for one to three units of it, over and over under
-keys of its own, until it is refused, and goes on to the next. In the campaign they are killed in the middle and begin
-again from the first round: what was answered before is answered the same.
+keys of its own, until it is refused, and goes on to the next. Every other time it holds them first and confirms. In
+the campaign they are killed in the middle and begin again from the first round: what was answered before is answered
+the same.
 """
 
 import os
@@ -26,7 +27,7 @@ PROGRAM = """
 import sys
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.requests import answer_requests
-from ledger_worker.domain.requests import Item, Request
+from ledger_worker.domain.requests import Confirm, Item, Request
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.store.database import engine
 
@@ -34,14 +35,15 @@ url, worker, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ledger, catalogues, stages = engine(url), Catalogues(), Stages(Metrics(CollectorRegistry()))
 for round_number in range(rounds):
     for number in range(1_000):
+        caller, key, customer_id = f"worker-{worker}", f"{round_number}-{number}", f"customer-{round_number}"
         items = (Item(entitlement="api", units=1 + (worker + number) % 3),)
-        asked = Request(
-            caller=f"worker-{worker}",
-            key=f"{round_number}-{number}",
-            customer_id=f"customer-{round_number}",
-            items=items,
-        )
+        seconds = 86_400 if number % 2 else None
+        asked = Request(caller=caller, key=key, customer_id=customer_id, items=items, hold_seconds=seconds)
         (answer,) = answer_requests(ledger, [asked], catalogues, stages)
+        if answer.expires_at is not None:
+            ended = Confirm(caller=caller, key=f"{key}-used", customer_id=customer_id, hold=key)
+            (confirmed,) = answer_requests(ledger, [ended], catalogues, stages)
+            assert confirmed.is_granted, confirmed
         # One unit may be left of two that were asked for: whoever asks for one goes on.
         if not answer.is_granted and items[0].units == 1:
             break

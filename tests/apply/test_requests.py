@@ -7,9 +7,10 @@ from itertools import count
 import msgspec
 import pytest
 
+from ledger_worker.apply.due import book_due_apart
 from ledger_worker.apply.requests import answer_requests
 from ledger_worker.domain.catalogue import DebtPolicy, LimitPolicy
-from ledger_worker.domain.requests import Answer, Item, Request
+from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request
 from tests.apply.ledger import Ledger, unproven
 from tests.domain.telling import (
     access,
@@ -49,7 +50,12 @@ def sold(ledger: Ledger) -> Ledger:
 
 
 def request(
-    *items: tuple[str, int], customer: str = "ada", key: str | None = None, caller: str = "shop", up_to: bool = False
+    *items: tuple[str, int],
+    customer: str = "ada",
+    key: str | None = None,
+    caller: str = "shop",
+    up_to: bool = False,
+    seconds: int | None = None,
 ) -> Request:
     return Request(
         caller=caller,
@@ -57,10 +63,20 @@ def request(
         customer_id=customer,
         items=tuple(Item(entitlement=name, units=units) for name, units in items),
         up_to=up_to,
+        hold_seconds=seconds,
     )
 
 
-def ask(ledger: Ledger, *requests: Request) -> tuple[Answer, ...]:
+def confirm(hold: str, *items: tuple[str, int], customer: str = "ada", key: str | None = None) -> Confirm:
+    held = tuple(Item(entitlement=name, units=units) for name, units in items)
+    return Confirm(caller="shop", key=key or f"k{next(KEYS)}", customer_id=customer, hold=hold, items=held)
+
+
+def release(hold: str, customer: str = "ada") -> Release:
+    return Release(caller="shop", key=f"k{next(KEYS)}", customer_id=customer, hold=hold)
+
+
+def ask(ledger: Ledger, *requests: Asked) -> tuple[Answer, ...]:
     return answer_requests(ledger.engine, requests, ledger.catalogues, ledger.stages())
 
 
@@ -286,3 +302,88 @@ def test_many_at_once_get_the_limit_to_the_last_unit(ledger: Ledger, limit: int)
     assert sum(granted(list(by_key.values()))) == limit
     assert ledger.rows("SELECT usage, used_total, overage FROM account WHERE entitlement = 'api'") == [(200, 200, 0)]
     assert unproven(ledger) == []
+
+
+# -- holds
+
+
+def test_what_is_held_is_kept_from_everybody_else_until_it_is_confirmed(sold: Ledger) -> None:
+    held, refused = ask(sold, request(("api", 7), key="h", seconds=60), request(("api", 4)))
+    (confirmed,) = ask(sold, confirm("h", ("api", 5)))
+
+    assert (held.is_granted, refused.reason, granted([confirmed])) == (True, "exhausted", [5])
+    assert sold.rows("SELECT used, held, usage FROM account WHERE entitlement = 'api'") == [(5, 0, 5)]
+    assert sold.rows("SELECT type, units FROM event WHERE event_source = 'request/shop' ORDER BY recorded_at") == [
+        ("HoldTaken", None),
+        ("HoldConfirmed", 5),
+    ]
+    assert unproven(sold) == []
+
+
+def test_a_hold_and_its_end_may_be_asked_together(sold: Ledger) -> None:
+    answers = ask(
+        sold,
+        request(("api", 7), ("sms", 6), key="h", seconds=60),
+        confirm("h", ("sms", 6)),
+        release("h"),
+        request(("api", 10)),
+    )
+
+    assert [(answer.is_granted, answer.reason) for answer in answers] == [
+        (True, None),
+        (True, None),
+        (False, "hold_ended"),
+        (True, None),
+    ]
+    assert sold.rows("SELECT entitlement, usage, overage FROM account ORDER BY entitlement") == [
+        ("api", 10, 0),
+        ("sms", 6, 1),
+        ("video", 0, 0),
+    ]
+    assert unproven(sold) == []
+
+
+def test_an_end_is_answered_once_under_its_key_and_a_hold_ends_once(sold: Ledger) -> None:
+    ask(sold, request(("api", 7), key="h", seconds=60))
+    first, again = (ask(sold, confirm("h", key="c"))[0] for _ in range(2))
+    other, reused = ask(sold, confirm("h"), confirm("h", ("api", 1), key="c"))
+
+    assert again == first
+    assert (first.is_granted, other.reason, reused.reason) == (True, "hold_ended", "key_reused")
+    assert sold.rows("SELECT usage FROM account WHERE entitlement = 'api'") == [(7,)]
+
+
+def test_of_what_nobody_holds_nothing_is_decided(sold: Ledger) -> None:
+    sold.tell((told("b-bob", day(1), bought(order="o-bob"), customer="bob"), day(1)))
+    ask(sold, request(("api", 7), key="h", seconds=60), request(("api", 1), key="used"))
+
+    answers = ask(sold, confirm("never"), release("used"), confirm("h", customer="bob"), confirm("h", customer="eve"))
+
+    assert [answer.reason for answer in answers] == ["unknown_hold", "unknown_hold", "unknown_hold", "not_entitled"]
+    assert unproven(sold) == []
+
+
+def test_what_was_held_goes_on_with_its_customer_and_late_facts_take_from_it(sold: Ledger) -> None:
+    ask(sold, request(("api", 7), key="h", seconds=60), request(("sms", 5), key="s", seconds=60))
+    now = sold.rows("SELECT clock_timestamp()")[0][0]
+    sold.tell((told("u", day(2), used(5)), now), (told("m", now, merged()), now))
+
+    confirmed, released = ask(sold, confirm("h", customer="bob"), release("s"))
+
+    assert sorted((one.grant_id is None, one.units) for one in confirmed.items[0].covered) == [(False, 5), (True, 2)]
+    assert released.is_granted
+    shown = sold.rows(
+        "SELECT customer_id, entitlement, usage, used_total, overage FROM account WHERE usage > 0 ORDER BY customer_id"
+    )
+    assert shown == [("ada", "api", 5, 5, 0), ("bob", "api", 7, 5, 2)]
+    assert unproven(sold) == []
+
+
+def test_a_clock_books_what_nobody_confirmed(sold: Ledger) -> None:
+    ask(sold, request(("api", 7), key="h", seconds=1))
+    assert sold.rows("SELECT held FROM account WHERE entitlement = 'api'") == [(7,)]
+    expires_at = sold.rows("SELECT next_transition_at FROM account WHERE entitlement = 'api'")[0][0]
+    book_due_apart(sold.engine, {"ada": expires_at}, sold.catalogues)
+
+    assert sold.rows("SELECT held, next_transition_at FROM account WHERE entitlement = 'api'") == [(0, None)]
+    assert unproven(sold) == []

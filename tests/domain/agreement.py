@@ -138,7 +138,8 @@ def assert_states_hold(world: World, life: Customer) -> None:
             usage = [fact for fact in history.usage if fact.at <= state.at]
             arrived = [one for one in book.arrived() if one.at <= state.at]
             stops, seen = _states_of(run, state.at)
-            run.run_all(usage, history.reversals, all_of(state.at), arrived, stops=stops)
+            holds = [hold for hold in history.holds if hold.at <= state.at]
+            run.run_all(usage, history.reversals, all_of(state.at), holds, arrived, stops=stops)
             (stood,) = seen
             assert _without_place(stood.account) == _without_place(state.account)
             told_at = {all_of(reversal.at) for reversal in history.reversals if reversal.at <= state.at}
@@ -283,7 +284,7 @@ def booked_counts(life: Customer, key: UUID) -> dict[str, int | None]:
     grant = life.grants[key]
     if grant.terms.amount is None:
         return {"granted": None, "used": grant.used}
-    return {name: getattr(grant, name) for name in ("granted", "available", "used", "expired", "revoked", "moved")}
+    return {name: getattr(grant, name) for name in _GRANT_COUNTERS}
 
 
 def coverage(world: World, entitlement: str, customer_id: str = "ada") -> Coverage:
@@ -318,6 +319,7 @@ def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
         causes,
         shown.limit,
         shown.used,
+        shown.held,
         shown.remaining,
         shown.overage,
         shown.debt,
@@ -330,13 +332,14 @@ def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
 def expected_units(of: Outcome) -> tuple[object, ...]:
     if of.is_access:
         return (of.allowed, of.reason, of.suspended)
-    remaining = None if of.limit is None else of.limit - of.used_in_force
+    remaining = None if of.limit is None else of.limit - of.used_in_force - of.held_in_force
     return (
         of.allowed,
         of.reason,
         of.suspended,
         of.limit,
         of.used_in_force,
+        of.held_in_force,
         remaining,
         of.overage_counted,
         of.debt,

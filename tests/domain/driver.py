@@ -14,10 +14,11 @@ from uuid import UUID
 import msgspec
 
 from ledger_worker.domain.access import picture, settle_due
+from ledger_worker.domain.answers import ToAnswer, answer
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
-from ledger_worker.domain.decide import answer, book_due, decide
+from ledger_worker.domain.decide import book_due, decide
 from ledger_worker.domain.decided import (
     CustomerHead,
     Decided,
@@ -33,6 +34,7 @@ from ledger_worker.domain.decided import (
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
+    HoldFact,
     PurchaseTransferred,
     SourceFact,
     SubscriptionTransferred,
@@ -41,11 +43,12 @@ from ledger_worker.domain.events import (
     event_key,
     source_key,
 )
+from ledger_worker.domain.holds import HoldsTold, pieces
 from ledger_worker.domain.ledger import Account, DayState, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import usage_tie
-from ledger_worker.domain.requests import Answer, Request, judge
+from ledger_worker.domain.requests import Answer, Asked, Request, judge
 from ledger_worker.domain.settlement import Book, History
 from ledger_worker.domain.sources import SourceState
 
@@ -86,6 +89,7 @@ class World:
         self.sources: dict[str, SourceState] = {}
         self.inbox: dict[tuple[str, UUID], DecidedEvent] = {}
         self.refused: list[Refused] = []
+        self.answers: dict[tuple[str, str], Answer] = {}
 
     def customer(self, customer_id: str) -> Customer:
         return self.customers.setdefault(customer_id, Customer(customer_id))
@@ -113,13 +117,15 @@ class World:
             return Outcome.DUPLICATE
         return decided.events[-1].outcome
 
-    def ask(self, request: Request, now: datetime) -> Answer:
+    def ask(self, request: Asked, now: datetime) -> Answer:
         """The request is decided at that instant and answered, and what was decided is stored."""
         assert judge(request) is None
         histories: dict[tuple[str, str], History] = {}
+        held = None if isinstance(request, Request) else self.answers.get((request.caller, request.hold))
         while True:
             group = {request.customer_id, *self.customer(request.customer_id).head.linked}
-            found = answer(self._loaded(histories, group), [(request, now)], self.catalogue, timeline=1)
+            to_answer = ToAnswer(request, now, held)
+            found = answer(self._loaded(histories, group), [to_answer], self.catalogue, timeline=1)
             if isinstance(found, NeedsHistory):
                 self._add_history(histories, found)
             elif isinstance(found, TooManyDue):
@@ -128,6 +134,7 @@ class World:
             else:
                 decided, (answered,) = found
                 self._store(decided)
+                self.answers[request.caller, request.key] = answered
                 return answered
 
     def catch_up(self, now: datetime, customer_id: str, at_most: int = 100_000) -> Decided:
@@ -171,6 +178,7 @@ class World:
         assert not any(before_state.values()), "what is later than a state was booked before it"
         usage = []
         reversals = []
+        holds = HoldsTold()
         merges = self.merges()
         root = goes_on_as(customer_id, merges)
         for decided in self.inbox.values():
@@ -192,6 +200,8 @@ class World:
                         burns=decided.outcome is not Outcome.OVERAGE_LATE,
                     )
                 )
+            elif isinstance(fact, HoldFact) and fact.entitlement == entitlement:
+                holds.tell(event.customer_id, fact, event.event_source, event.event_id, decided.counted_at)
             elif isinstance(fact, UsageReversed) and fact.entitlement == entitlement:
                 key = event_key(fact.usage_event_source or event.event_source, fact.usage_event_id)
                 reversals.append(
@@ -204,6 +214,12 @@ class World:
             usage=tuple(usage),
             lines=tuple(Line(*identity, total) for identity, total in units.items() if total),
             reversals=tuple(reversals),
+            holds=tuple(
+                piece
+                for teller, hold in holds.all()
+                for owner, piece in pieces(hold, teller, merges)
+                if owner == customer_id
+            ),
             since=since,
         )
 

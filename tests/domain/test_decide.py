@@ -255,9 +255,9 @@ def test_what_is_due_goes_by_instant_then_kind_then_subject() -> None:
     life.catch_up(day(14))
 
     facts = [event.event.fact for event in life.inbox.values() if isinstance(event.event.fact, TransitionsDue)]
-    order = [(fact.instant, fact.kind, fact.grant_id.hex) for fact in facts]
-    ends = sorted(fact.grant_id.hex for fact in facts if (fact.instant, fact.kind) == (day(11), "end"))
-    begins = sorted(fact.grant_id.hex for fact in facts if (fact.instant, fact.kind) == (day(11), "begin"))
+    order = [(fact.instant, fact.kind, hex_of(fact)) for fact in facts]
+    ends = sorted(hex_of(fact) for fact in facts if (fact.instant, fact.kind) == (day(11), "end"))
+    begins = sorted(hex_of(fact) for fact in facts if (fact.instant, fact.kind) == (day(11), "begin"))
     assert (len(ends), len(begins)) == (3, 2)
     assert order == [
         *((day(11), "end", subject) for subject in ends),
@@ -350,7 +350,7 @@ def test_a_hundred_at_most_are_booked_at_once_and_the_earliest_first() -> None:
 
     assert isinstance(found, Decided)
     assert len(found.events) == DUE_MAX
-    ended = [event.event.fact.grant_id.hex for event in found.events if isinstance(event.event.fact, TransitionsDue)]
+    ended = [hex_of(event.event.fact) for event in found.events if isinstance(event.event.fact, TransitionsDue)]
     assert ended == sorted(grant.terms.grant_id.hex for grant in life.grants.values())[:DUE_MAX]
 
 
@@ -618,3 +618,8 @@ def test_two_thousand_ticks_in_one_batch_are_all_counted() -> None:
     life.tell(*[(told(f"u{n}", day(2) + n * timedelta(minutes=1), used(1)), day(9)) for n in range(2_000)])
 
     assert life.accounts["api"].used_total == 2_000
+
+
+def hex_of(fact: TransitionsDue) -> str:
+    assert fact.grant_id is not None
+    return fact.grant_id.hex

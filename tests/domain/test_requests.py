@@ -5,14 +5,16 @@ decision: whatever is told later, in whatever order, facts and decisions togethe
 """
 
 from datetime import datetime, timedelta
+from operator import attrgetter
 from random import Random
 
 import msgspec
 import pytest
 
 from ledger_worker.domain.catalogue import EntitlementType, LimitPolicy
+from ledger_worker.domain.events import HoldFact
 from ledger_worker.domain.owners import goes_on_as
-from ledger_worker.domain.requests import Answer, Item, Request
+from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request
 from tests.domain.agreement import assert_all, kept_events
 from tests.domain.campaign import hold
 from tests.domain.driver import Life, World
@@ -22,6 +24,10 @@ from tests.domain.test_histories import comes_to
 
 LIVED = 200
 CAMPAIGN, PARTS = 20_000, 2
+HOLDS, ENDS, OFTEN = 0.5, 0.3, 0.8
+"""How many of those who ask want to hold units, how often a hold is ended instead of something asked for."""
+LASTING = tuple(int(ticks * TICK.total_seconds()) + 7 for ticks in (0.05, 0.5, 1, 3, 7))
+"""For how long, in seconds: never up to an instant at which something is asked."""
 WIDE = timedelta(days=365)
 """A settlement window in which nothing is late: what is told in another order would be."""
 
@@ -40,10 +46,12 @@ def test_twenty_thousand_lives_with_requests_hold_every_claim(part: int) -> None
 
 
 def test_random_lives_have_every_kind_of_answer() -> None:
-    answers = [answer for number in range(60) for answer in lived(2 * (850_000 + number))[1]]
+    worlds = [lived(2 * (850_000 + number))[0] for number in range(60)]
+    answers = [answer for world in worlds for answer in world.answers.values()]
 
     reasons = {answer.reason for answer in answers}
     assert {None, "exhausted", "expired", "not_entitled", "wrong_type", "suspended"} <= reasons
+    assert {"unknown_hold", "hold_expired", "hold_ended", "more_than_held"} <= reasons
     assert any(item.granted < item.asked for answer in answers if answer.is_granted for item in answer.items)
     assert any(one.grant_id is None for answer in answers for item in answer.items for one in item.covered)
     assert any(len(answer.items) == 2 for answer in answers if answer.is_granted)
@@ -59,7 +67,10 @@ def hold_every_claim(number: int) -> None:
         again = Life(world.catalogue, settlement_window=WIDE)
         late = max(one.recorded_at for one in world.inbox.values()) + timedelta(days=1)
         counted_at = {one.event: one.counted_at or one.event.occurred_at for one in world.inbox.values()}
-        for event in reversed(kept_events(world)):
+        events = kept_events(world)
+        holds = [event for event in events if isinstance(event.fact, HoldFact)]
+        # A hold ends after it was taken in every world; all else may be told in any order.
+        for event in (*holds, *(event for event in reversed(events) if not isinstance(event.fact, HoldFact))):
             # What was dated ahead counted when it was told, perhaps before a request that was decided meanwhile.
             again.tell((msgspec.structs.replace(event, occurred_at=counted_at[event]), late))
         assert comes_to(again, AFTER_ALL) == comes_to(world, AFTER_ALL)
@@ -79,21 +90,65 @@ def lived(number: int) -> tuple[World, list[Answer]]:
         for again in range(chance.randint(0, 2)):
             # Never at the very instant at which something falls due: that is recorded just before it.
             now += chance.choice([timedelta(milliseconds=1), TICK / 10, TICK + timedelta(milliseconds=1)])
-            answers.append(ask(world, chance, f"k{place}-{again}", now))
+            key = f"k{place}-{again}"
+            if world.answers and chance.random() < ENDS:
+                answers.append(end(world, chance, key, now))
+            else:
+                answers.append(ask(world, chance, key, now))
             assert_all(world)
     return world, answers
+
+
+def end(world: World, chance: Random, key: str, now: datetime) -> Answer:
+    """Somebody confirms some or all of something that was asked for before, or releases it."""
+    answered = sorted(world.answers.values(), key=attrgetter("key"))
+    is_open = [one for one in answered if one.expires_at is not None and one.expires_at > now]
+    held = chance.choice(is_open if is_open and chance.random() < OFTEN else answered)
+    named = {"caller": "shop", "key": key, "customer_id": held.customer_id, "hold": held.key}
+    if chance.random() < HOLDS / 2:
+        request: Asked = Release(**named)
+    else:
+        some = chance.random() < HOLDS
+        items = tuple(Item(entitlement=item.entitlement, units=chance.randint(1, 6)) for item in held.items[:1])
+        request = Confirm(**named, items=items if some else ())
+    given = {item.entitlement: item.granted for item in held.items if item.granted}
+    asked = {} if isinstance(request, Release) else {item.entitlement: item.units for item in request.items} or given
+
+    answer = world.ask(request, now)
+
+    if answer.is_granted:
+        assert held.expires_at is not None
+        assert answer.recorded_at < held.expires_at
+        assert {item.entitlement: item.granted for item in answer.items} == {name: asked.get(name, 0) for name in given}
+        assert all(item.granted == sum(one.units for one in item.covered) for item in answer.items)
+        assert world.ask(msgspec.structs.replace(request, key=f"{key}-again"), now).reason in {
+            "hold_ended",
+            "hold_expired",
+        }
+    else:
+        assert answer.reason in {"unknown_hold", "hold_expired", "hold_ended", "more_than_held"}
+        assert (answer.reason == "unknown_hold") is (held.expires_at is None)
+        assert (answer.reason == "hold_expired") is (
+            held.expires_at is not None and held.expires_at <= answer.recorded_at
+        )
+        if answer.reason == "more_than_held":
+            assert any(units > given.get(name, 0) for name, units in asked.items())
+    return answer
 
 
 def ask(world: World, chance: Random, key: str, now: datetime) -> Answer:
     """Somebody asks for units of an entitlement or two; what is granted is what the picture before it said is left."""
     customer_id = chance.choice(sorted(world.customers))
-    entitlements = chance.sample(sorted(world.catalogue.entitlements), chance.randint(1, 2))
+    names = sorted(world.catalogue.entitlements)
+    quotas = [name for name in names if world.catalogue.entitlements[name].type is EntitlementType.QUOTA]
+    entitlements = chance.sample(names, chance.randint(1, 2)) if chance.random() > OFTEN else [chance.choice(quotas)]
     request = Request(
         caller="shop",
         key=key,
         customer_id=customer_id,
         items=tuple(Item(entitlement=each, units=chance.randint(1, 6)) for each in entitlements),
         up_to=chance.random() < 0.3,
+        hold_seconds=chance.choice(LASTING) if chance.random() < HOLDS else None,
     )
     tied = (customer_id, *world.customers[customer_id].head.linked)
     last = max((head.recorded_at for each in tied if (head := world.customers[each].head).recorded_at), default=now)
@@ -106,6 +161,7 @@ def ask(world: World, chance: Random, key: str, now: datetime) -> Answer:
     is_granted = any(can_be) if request.up_to else all(can_be)
     assert answer.is_granted is is_granted
     assert [item.granted for item in answer.items] == (can_be if is_granted else [0] * len(can_be))
+    assert (answer.expires_at is not None) is (is_granted and request.hold_seconds is not None)
     for item in answer.items:
         assert sum(one.units for one in item.covered) == item.granted
         if item.granted and world.catalogue.entitlements[item.entitlement].limit is LimitPolicy.HARD:

@@ -19,6 +19,7 @@ from ledger_worker.domain.decided import CustomerHead, Loaded, LoadedCustomer, T
 from ledger_worker.domain.events import (
     CustomersMerged,
     EntitlementAssigned,
+    HoldFact,
     OfferReached,
     OfSource,
     UsageRecorded,
@@ -324,7 +325,7 @@ def _touched(groups: Sequence[Group], states: Mapping[str, SourceState], catalog
         facts = [told.event.fact for told in group.told]
         facts += [fact for key in group.keys if key in states for fact in facts_of(states[key])]
         for fact in facts:
-            if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned):
+            if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned | HoldFact):
                 entitlements.add(fact.entitlement)
             elif isinstance(fact, OfSource):
                 skus |= skus_of(fact)

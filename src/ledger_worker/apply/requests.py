@@ -8,6 +8,7 @@ answered and kept as such, and told to nobody.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError
 
@@ -18,16 +19,20 @@ from ledger_worker.apply.load import group_customers, load
 from ledger_worker.apply.locks import MoreCustomersError, require_all_locked
 from ledger_worker.apply.rounds import answer_groups
 from ledger_worker.apply.write import write
-from ledger_worker.domain.decided import told_of
+from ledger_worker.domain.answers import ToAnswer
+from ledger_worker.domain.decided import CustomerHead, Told, told_of
 from ledger_worker.domain.events import UsageRecorded
 from ledger_worker.domain.requests import (
     Answer,
+    Asked,
     Request,
     RequestReason,
+    end_event,
+    granted_event,
+    granted_of,
     judge,
     refused_answer,
     request_hash,
-    usage_event,
 )
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.kafka.murmur2 import murmur2
@@ -44,7 +49,7 @@ _AGAIN_SQLSTATES = frozenset({"40001", "40P01"})
 
 
 def answer_requests(
-    engine: Engine, requests: Sequence[Request], catalogues: Catalogues, stages: Stages
+    engine: Engine, requests: Sequence[Asked], catalogues: Catalogues, stages: Stages
 ) -> tuple[Answer, ...]:
     """The answer to each request, in their order; what was granted is committed.
 
@@ -67,7 +72,7 @@ def answer_requests(
 
 
 def _answer_together(
-    engine: Engine, requests: Sequence[Request], catalogues: Catalogues, stages: Stages
+    engine: Engine, requests: Sequence[Asked], catalogues: Catalogues, stages: Stages
 ) -> tuple[Answer, ...]:
     """All in one transaction. Raises DataError when one of them is at fault."""
     attempts = 0
@@ -112,7 +117,7 @@ class _AnsweredMeanwhileError(Exception):
 
 def _transact(
     connection: Connection,
-    requests: Sequence[Request],
+    requests: Sequence[Asked],
     catalogues: Catalogues,
     stages: Stages,
     named: frozenset[str],
@@ -134,11 +139,11 @@ def _transact(
     stages.reached(Stage.LOCKED)
 
     # Behind the locks: who asked the same at once for this customer has committed by now.
-    first = idempotency_store.find(connection, [_key(request) for request in possible])
+    first = idempotency_store.find(connection, [*map(_key, possible), *map(_hold, possible)])
     now = customers_store.clock(connection)
     hashes = {key: request_hash for key, (request_hash, _) in first.items()}
     answered = {key: answer for key, (_, answer) in first.items()}
-    new: list[Request] = []
+    new: list[Asked] = []
     for request in possible:
         if _key(request) in hashes:
             continue
@@ -151,18 +156,17 @@ def _transact(
         if request.customer_id not in heads:
             message = f"customer {request.customer_id} is not known to the ledger"
             answered[_key(request)] = refused_answer(request, RequestReason.NOT_ENTITLED, message, now)
-    to_decide = [request for request in new if request.customer_id in heads]
+    known = [request for request in new if request.customer_id in heads]
+    to_decide = _to_decide(known, {key: answer for key, (_, answer) in first.items()}, heads, now)
+    decidable = {_key(one.asked) for one, _ in to_decide}
+    for request in known:
+        if _key(request) not in decidable:
+            message = f"{request.caller} holds nothing of {request.customer_id} under that key"
+            answered[_key(request)] = refused_answer(request, RequestReason.UNKNOWN_HOLD, message, now)
     stages.reached(Stage.INBOX)
 
-    items = [(request, item) for request in to_decide for item in request.items]
-    told = [
-        told_of(usage_event(request, UsageRecorded(entitlement=item.entitlement, units=item.units), now), now)
-        for request, item in items
-    ]
-    groups = group_customers(told, heads, {})
-    asked = [
-        [(request, now) for request in dict.fromkeys(items[place][0] for place in group.places)] for group in groups
-    ]
+    groups = group_customers([told for _, told in to_decide], heads, {})
+    asked = [list({_key(to_decide[at][0].asked): to_decide[at][0] for at in group.places}.values()) for group in groups]
     loaded = load(connection, groups, heads, {}, catalogue)
     stages.reached(Stage.LOADED)
 
@@ -178,7 +182,7 @@ def _transact(
     return tuple(_answer_to(request, hashes, answered, now) for request in requests)
 
 
-def _answer_to(request: Request, hashes: Mapping[Key, bytes], answered: Mapping[Key, Answer], now: datetime) -> Answer:
+def _answer_to(request: Asked, hashes: Mapping[Key, bytes], answered: Mapping[Key, Answer], now: datetime) -> Answer:
     impossible = judge(request)
     if impossible is not None:
         return refused_answer(request, RequestReason.IMPOSSIBLE_VALUE, impossible, now)
@@ -188,5 +192,42 @@ def _answer_to(request: Request, hashes: Mapping[Key, bytes], answered: Mapping[
     return answered[_key(request)]
 
 
-def _key(request: Request) -> Key:
+def _key(request: Asked) -> Key:
     return request.caller, request.key
+
+
+def _hold(request: Asked) -> Key:
+    """The key under which the request says that something is held; its own where it is no such request."""
+    return request.caller, request.key if isinstance(request, Request) else request.hold
+
+
+def _to_decide(
+    requests: Sequence[Asked], first: Mapping[Key, Answer], heads: Mapping[str, CustomerHead], now: datetime
+) -> list[tuple[ToAnswer, Told]]:
+    """What is to be decided, once for each event that may come of it; without what says a hold that nobody knows."""
+    holds = {_key(request): _as_if_granted(request, now) for request in requests if isinstance(request, Request)}
+    holds |= first
+    return [
+        (ToAnswer(request, now, first.get(_hold(request))), told)
+        for request in requests
+        for told in _may_be_told(request, holds, heads, now)
+    ]
+
+
+def _may_be_told(
+    request: Asked, holds: Mapping[Key, Answer], heads: Mapping[str, CustomerHead], now: datetime
+) -> list[Told]:
+    """What may have to be recorded, so that it is loaded; nothing where the hold is not known, or of somebody else."""
+    if isinstance(request, Request):
+        items = [UsageRecorded(entitlement=item.entitlement, units=item.units) for item in request.items]
+        return [told_of(granted_event(request, item, now), now) for item in items]
+    held = holds.get(_hold(request))
+    if held is None or held.customer_id not in (request.customer_id, *heads[request.customer_id].linked):
+        return []
+    return [told_of(end_event(held, item.entitlement, 0, now), now) for item in held.items]
+
+
+def _as_if_granted(request: Request, now: datetime) -> Answer:
+    """What a request of the same batch comes to at most: it names what an end of its hold is about."""
+    items = tuple(granted_of(item, item.units, None, (), None) for item in request.items)
+    return msgspec.structs.replace(refused_answer(request, RequestReason.EXHAUSTED, "", now), items=items)

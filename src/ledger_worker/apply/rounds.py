@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from ledger_worker.apply.batch import ManyDue
 from ledger_worker.apply.load import Group, merges_of
 from ledger_worker.apply.out_of_range import out_of_range
+from ledger_worker.domain.answers import ToAnswer, answer
 from ledger_worker.domain.catalogue import Catalogue
-from ledger_worker.domain.decide import answer, book_due, decide
+from ledger_worker.domain.decide import book_due, decide
 from ledger_worker.domain.decided import Decided, Loaded, NeedsHistory, Told, TooManyDue
 from ledger_worker.domain.events import UsageRecorded, UsageReversed, event_key
 from ledger_worker.domain.owners import Merge
-from ledger_worker.domain.requests import Answer, Request
+from ledger_worker.domain.requests import Answer
 from ledger_worker.domain.settlement import History
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.store import histories as histories_store
@@ -59,7 +60,7 @@ def decide_groups(
 def answer_groups(
     connection: Connection,
     groups: Sequence[Group],
-    asked: Sequence[Sequence[tuple[Request, datetime]]],
+    asked: Sequence[Sequence[ToAnswer]],
     loaded: list[Loaded],
     catalogue: Catalogue,
     ledger: LedgerState,

@@ -241,4 +241,4 @@ def _reason(book: Book, force: _Force) -> AccessReason:
         return AccessReason.ALLOWED
     if force.available or (book.entitlement.limit is LimitPolicy.SOFT and not force.is_revoked):
         return AccessReason.ALLOWED
-    return AccessReason.REVOKED if force.granted > 0 and not force.used else AccessReason.EXHAUSTED
+    return AccessReason.REVOKED if force.granted > 0 and not force.used + force.held else AccessReason.EXHAUSTED

@@ -33,14 +33,17 @@ from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, OveragePolic
 from ledger_worker.domain.ledger import (
     EFFECTS,
     Account,
+    Claim,
     Cut,
     CutPolicy,
     DayState,
     Debt,
     Grant,
     GrantTerms,
+    Hold,
     Kind,
     Line,
+    OpenHold,
     Origin,
     Phase,
     Reversal,
@@ -54,6 +57,7 @@ from ledger_worker.domain.places import (
     BEGIN,
     CUT,
     END,
+    HOLD_END,
     LEAVE,
     NOWHERE,
     PAY,
@@ -61,6 +65,8 @@ from ledger_worker.domain.places import (
     Place,
     all_of,
     is_suspended,
+    place_of_hold,
+    place_of_hold_end,
     place_of_usage,
     places_of,
     suspension_places,
@@ -102,7 +108,7 @@ class Stops(msgspec.Struct):
     look: Callable[[datetime], None]
 
 
-_Happening = BookedGrant | UsageFact | Parcel | None
+_Happening = BookedGrant | UsageFact | Hold | Parcel | None
 """What happens in a run; None is the leaving of a customer who goes on as another."""
 
 
@@ -153,6 +159,9 @@ class Course:
             level=self.level,
             next_transition_at=self.next_transition_at,
             waiting=self.waiting,
+            holds=tuple(self.holds.values()),
+            claims=tuple(self.claims),
+            released_at=self.released_at,
             stated_until=self.stated_until,
             since_state=self.since_state,
         )
@@ -168,8 +177,15 @@ class Course:
             self._is_ahead_known = True
         return self._next_transition_at
 
-    def _ahead(self) -> list[tuple[Place, BookedGrant]]:
-        """What the terms of the open grants will make happen after the book's position."""
+    def _ahead(self) -> list[tuple[Place, BookedGrant | Hold]]:
+        """What the terms of the open grants, and the ends of open holds, will make happen after the book's position."""
+        ends = [(place_of_hold_end(each.hold), each.hold) for each in self.holds.values()]
+        return [
+            *ends,
+            *self._ahead_of_grants(),
+        ]
+
+    def _ahead_of_grants(self) -> list[tuple[Place, BookedGrant]]:
         return [
             (place, grant)
             for grant in self.grants.values()
@@ -201,6 +217,9 @@ class Course:
         self.last_end = account.last_end
         self.level = account.level
         self.waiting = account.waiting
+        self.holds = {each.hold.hold_key: each for each in account.holds}
+        self.claims = list(account.claims)
+        self.released_at = account.released_at
         self.stated_until = account.stated_until
         self.since_state = account.since_state
         self._next_transition_at = account.next_transition_at
@@ -241,6 +260,7 @@ class Course:
         usage: Sequence[UsageFact],
         reversals: Sequence[Reversal],
         until: Place,
+        holds: Sequence[Hold] = (),
         arriving: Sequence[Parcel] = (),
         since: DayState | None = None,
         stops: Stops | None = None,
@@ -254,7 +274,14 @@ class Course:
         self._reversed = by_usage(reversals)
         self._coming = [(place_of_usage(fact), 0, fact) for fact in usage if fact.units]
         self._coming += [(parcel.place, 0, parcel) for parcel in arriving]
-        self._used_at = {fact.usage_key: fact.at for fact in usage} if self.leaves_at is not None or arriving else {}
+        for hold in holds:
+            if since is None or hold.at > since.at:
+                self._coming.append((place_of_hold(hold), 0, hold))
+            if since is None or hold.ends_at > since.at:
+                self._coming.append((place_of_hold_end(hold), 0, hold))
+        if self.leaves_at is not None or arriving:
+            self._used_at = {fact.usage_key: fact.at for fact in usage}
+            self._used_at |= {hold.hold_key: hold.ends_at for hold in holds}
         if self.leaves_at is not None:
             self._coming.append(((self.leaves_at, LEAVE), 0, None))
         for grant in self.grants.values():
@@ -277,7 +304,7 @@ class Course:
                 lines += self._burn(what)
             elif place > until:
                 continue
-            elif isinstance(what, BookedGrant):
+            elif isinstance(what, BookedGrant | Hold):
                 lines += self._happen(place, what)
             else:
                 lines += self._leave(place[0]) if what is None else self._arrive(what)
@@ -321,6 +348,9 @@ class Course:
                 owed=tuple(self.owed),
                 overage_since=self.overage_since.kept(),
                 last_end=self.last_end,
+                holds=tuple(self.holds.values()),
+                claims=tuple(self.claims),
+                released_at=self.released_at,
             ),
             grants=tuple(
                 standing_of(grant)
@@ -335,7 +365,12 @@ class Course:
             return False
         if grant.phase is Phase.PENDING:
             return receives(grant.terms) and grant.granted > 0
-        return grant.phase is Phase.ACTIVE or any(each > place for each in places_of(grant.terms))
+        is_needed = grant.phase is Phase.ACTIVE or self.is_reached_back_to(grant)
+        return is_needed or any(each > place for each in places_of(grant.terms))
+
+    def is_reached_back_to(self, grant: BookedGrant) -> bool:
+        """Whether units of the grant are held, or a cut of it may yet take held units of its children."""
+        return grant.held > 0 or any(claim.grant_id == grant.terms.grant_id for claim in self.claims)
 
     def stand(self, grants: Iterable[BookedGrant], standings: Mapping[UUID, Standing]) -> None:
         """These grants stand as they did then, by their terms of now."""
@@ -347,9 +382,11 @@ class Course:
 
     # -- what happens --
 
-    def _happen(self, place: Place, grant: BookedGrant) -> list[Line]:
-        """What the terms of `grant` make happen at `place`."""
+    def _happen(self, place: Place, grant: BookedGrant | Hold) -> list[Line]:
+        """What the terms of a grant, or a hold, make happen at `place`."""
         at, rank = place[0], place[1][0]
+        if isinstance(grant, Hold):
+            return self._end_hold(grant) if rank == HOLD_END else self._hold(grant)
         if rank == BEGIN:
             return self._begin(grant, at)
         if rank == END:
@@ -380,11 +417,18 @@ class Course:
         if not grant.is_empty_child:
             self.last_end = at
             self.overage_since.begin(at, self._starts(), self.last_end)
+        again = self._grant_again if grant.returned else None
+        return self._over(grant, at, again)
+
+    def _over(
+        self, grant: BookedGrant, at: datetime, again: Callable[[BookedGrant, datetime], list[Line]] | None = None
+    ) -> list[Line]:
+        """What is available of a grant that has ended goes where its remainder went."""
         lines: list[Line] = []
         if grant.available and grant.terms.rolls_into is not None:
             lines += self._go_on(grant, at)
-        if grant.available and grant.returned:
-            lines += self._grant_again(grant, at)
+        if grant.available and again is not None:
+            lines += again(grant, at)
         if grant.available:
             lines.append(self._move(Kind.EXPIRE, at, grant, grant.available))
         return lines
@@ -397,11 +441,14 @@ class Course:
         if terms.rollover_max is None:
             return [self._move(Kind.MOVE, at, grant, grant.available, None, f"to/{terms.rolls_into}")]
         child = self.grants.get(terms.rolls_into)
-        if child is None:
+        if child is None or (child.phase is Phase.ENDED and not self._knows_all_grants):
             raise HistoryNeeded(self.entitlement.key, self.customer_id)
         siblings = sum(other.granted for other in self.grants.values() if are_siblings(other.terms, child.terms))
         units = min(grant.available, terms.rollover_max - siblings)
-        return self._hand_on(grant, child, units, at) if units > 0 else []
+        if units <= 0:
+            return []
+        lines = self._hand_on(grant, child, units, at)
+        return lines + self._come_back(child, at)
 
     def _hand_on(self, grant: BookedGrant, child: BookedGrant, units: int, at: datetime) -> list[Line]:
         return [
@@ -484,15 +531,22 @@ class Course:
             if taken:
                 lines.append(self._move(Kind.REVOKE, cut.at, one, taken, None, cut.cut_id))
                 left -= taken
-        if cut.policy in {CutPolicy.SHRINK, CutPolicy.OPENING}:
+        is_short = cut.policy in {CutPolicy.SHRINK, CutPolicy.OPENING}
+        if is_short:
             grant.short += left
         if cut.policy is not CutPolicy.FULL_WITH_DEBT:
+            if left and any(one.held for one in lineage):
+                self.claims.append(Claim(grant.terms.grant_id, cut.cut_id, left, is_short))
             return lines
         for one in lineage:
             taken = min(left, one.expired)
             if taken:
                 lines.append(self._move(Kind.REVOKE_EXPIRED, cut.at, one, taken, None, cut.cut_id))
                 left -= taken
+        if left and any(one.held for one in lineage):
+            from_holds = self._take_held(lineage, cut, left)
+            lines += from_holds
+            left -= sum(line.units for line in from_holds)
         if left and any(one.used for one in lineage):
             lines += self._uncover(lineage, cut, left)
         return lines
@@ -592,50 +646,159 @@ class Course:
         left = usage.units
         returning = self._reversed.get(usage.usage_key)
         if returning:
-            left = self._left_of(usage, returning)
+            covering = self._covering(left, usage.at) if usage.burns else []
+            left = self._left_of(left, covering, returning)
         if not left:
             return lines
-        for grant in self.active if usage.burns else ():
-            units = left if grant.terms.amount is None else min(left, grant.available)
-            if units and not is_suspended(grant.terms, usage.at):
-                lines.append(self._move(Kind.BURN, usage.at, grant, units, usage.usage_key))
-                self._covers(grant, usage.usage_key, units)
-                left -= units
-                if not left:
-                    return lines
-        lines.append(self._move(Kind.OVERAGE, usage.at, None, left, usage.usage_key))
-        owed = Debt(usage.at, usage.usage_key, None, left, place_of_usage(usage)[1])
-        if self._is_run:
-            self._overage_of[usage.usage_key] = owed
-        if self.overage_since.all:
-            self.overage_since.count(left)
-        else:
-            starts = [grant.terms.effective_at for grant in self.active if not grant.is_empty_child]
-            started_at = max(starts if self.last_end is None else [*starts, self.last_end], default=usage.at)
-            self.overage_since.all.append((started_at, left))
-        if self.entitlement.overage is OveragePolicy.CARRY:
-            self.owed.append(owed)
+        for grant, units in self._covering(left, usage.at) if usage.burns else ():
+            lines.append(self._move(Kind.BURN, usage.at, grant, units, usage.usage_key))
+            self._covers(grant, usage.usage_key, units)
+            left -= units
+        if left:
+            lines.append(self._over_use(usage.usage_key, place_of_usage(usage), left))
         return lines
 
-    def _left_of(self, usage: UsageFact, reversals: Sequence[Reversal]) -> int:
+    def _covering(self, units: int, at: datetime) -> list[tuple[BookedGrant, int]]:
+        """Which of the active grants that are not suspended have how many of these units for use at `at`, in order."""
+        found = []
+        for grant in self.active:
+            has = units if grant.terms.amount is None else min(units, grant.available)
+            if has and not is_suspended(grant.terms, at):
+                found.append((grant, has))
+                units -= has
+                if not units:
+                    break
+        return found
+
+    def _over_use(self, usage_key: UUID, place: Place, units: int) -> Line:
+        """Usage of so many units that no grant covers happens at `place`."""
+        at, tie = place
+        owed = Debt(at, usage_key, None, units, tie)
+        if self._is_run:
+            self._overage_of[usage_key] = owed
+        if self.overage_since.all:
+            self.overage_since.count(units)
+        else:
+            starts = [grant.terms.effective_at for grant in self.active if not grant.is_empty_child]
+            started_at = max(starts if self.last_end is None else [*starts, self.last_end], default=at)
+            self.overage_since.all.append((started_at, units))
+        if self.entitlement.overage is OveragePolicy.CARRY:
+            self.owed.append(owed)
+        return self._move(Kind.OVERAGE, at, None, units, usage_key)
+
+    # -- holds --
+
+    def _hold(self, hold: Hold) -> list[Line]:
+        """Units are reserved in the grants that usage would burn now; of what none of them has nothing is reserved."""
+        self.since_state += 1
+        parts = []
+        lines = []
+        for grant, units in self._covering(hold.units, hold.at):
+            lines.append(self._move(Kind.HOLD, hold.at, grant, units, hold.hold_key))
+            parts.append((grant.terms.grant_id, units))
+        open_hold = msgspec.structs.replace(hold, ended_at=None, confirmed=0)
+        self.holds[hold.hold_key] = OpenHold(open_hold, tuple(parts))
+        return lines
+
+    def _end_hold(self, hold: Hold) -> list[Line]:
+        """What is confirmed is used, of the reserved units first, and else overage; the rest comes back."""
+        self.since_state += 1
+        parts = self.holds.pop(hold.hold_key).parts
+        place = place_of_hold_end(hold)
+        at = place[0]
+        left = hold.confirmed
+        reserved = []
+        for grant_id, units in parts:
+            grant = self.grants.get(grant_id)
+            if grant is None:
+                raise HistoryNeeded(self.entitlement.key, self.customer_id)
+            reserved.append((grant, units))
+        returning = self._reversed.get(hold.hold_key)
+        if returning and left:
+            left = self._left_of(left, reserved, returning)
+        lines = []
+        for grant, units in reserved:
+            used = min(left, units)
+            left -= used
+            if used:
+                lines.append(self._move(Kind.CONFIRM, at, grant, used, hold.hold_key))
+                self._covers(grant, hold.hold_key, used)
+            if units > used:
+                lines.append(self._move(Kind.RELEASE, at, grant, units - used, hold.hold_key))
+        if left:
+            lines.append(self._over_use(hold.hold_key, place, left))
+        for grant, _ in reserved:
+            lines += self._come_back(grant, at)
+        self.released_at = at
+        if not self.holds:
+            self.claims = []
+        return lines
+
+    def _come_back(self, grant: BookedGrant, at: datetime) -> list[Line]:
+        """Units that are available again go to cuts that found them held; those of an ended grant where others went."""
+        lines = []
+        if self.claims:
+            lineage = self._ancestors(grant)
+            left: list[Claim] = []
+            for claim in self.claims:
+                named = lineage.get(claim.grant_id)
+                units = 0 if named is None else min(claim.units, grant.available)
+                if units and named is not None:
+                    lines.append(self._move(Kind.REVOKE, at, grant, units, None, claim.cut_id))
+                    named.short -= units if claim.is_short else 0
+                    self.touched.add(claim.grant_id)
+                if claim.units > units:
+                    left.append(msgspec.structs.replace(claim, units=claim.units - units))
+            self.claims = left
+        if grant.phase in {Phase.ENDED, Phase.ENDING} and grant.available:
+            lines += self._over(grant, at)
+        return lines
+
+    def _ancestors(self, grant: BookedGrant) -> dict[UUID, BookedGrant]:
+        """The grant and what its units came from, in this book."""
+        found = {grant.terms.grant_id: grant}
+        while grant.terms.parent is not None and grant.terms.origin is not Origin.TRANSFER:
+            parent = self.grants.get(grant.terms.parent)
+            if parent is None:
+                raise HistoryNeeded(self.entitlement.key, self.customer_id)
+            grant = found[parent.terms.grant_id] = parent
+        return found
+
+    def _take_held(self, lineage: Sequence[BookedGrant], cut: Cut, left: int) -> list[Line]:
+        """A cut takes units from under holds, of the latest first."""
+        by_id = {one.terms.grant_id: one for one in lineage if one.terms.amount is not None}
+        lines = []
+        for key, each in reversed(self.holds.items()):
+            parts = list(each.parts)
+            for place in range(len(parts) - 1, -1, -1):
+                grant_id, units = parts[place]
+                taken = min(left, units) if grant_id in by_id else 0
+                if taken:
+                    lines.append(self._move(Kind.REVOKE_HELD, cut.at, by_id[grant_id], taken, key, cut.cut_id))
+                    parts[place] = (grant_id, units - taken)
+                    left -= taken
+            self.holds[key] = OpenHold(each.hold, tuple(part for part in parts if part[1]))
+            if not left:
+                break
+        return lines
+
+    def _left_of(self, left: int, would_cover: Iterable[tuple[BookedGrant, int]], reversals: Sequence[Reversal]) -> int:
         """What reversals leave of a usage; the grants that would have covered the rest remember what came back.
 
         The reversed units would have burnt last, and of those the overage is the first to go back.
         """
-        left = usage.units
+        covering: list[tuple[BookedGrant, int]] = []
+        to_cover = left
+        for grant, units in would_cover:
+            covers = min(to_cover, units)
+            if covers:
+                covering.append((grant, covers))
+                to_cover -= covers
         reversed_of = []
         for reversal in reversals:
             units = left if reversal.units is None else min(left, reversal.units)
             left -= units
             reversed_of.append((reversal, units))
-        # From the first unit to the last: which grant would cover how many.
-        covering: list[tuple[BookedGrant, int]] = []
-        to_cover = usage.units
-        for grant in self.active if usage.burns else ():
-            units = to_cover if grant.terms.amount is None else min(to_cover, grant.available)
-            if units and not is_suspended(grant.terms, usage.at):
-                covering.append((grant, units))
-                to_cover -= units
         for reversal, taken_back in reversed_of:
             units = taken_back
             from_overage = min(units, to_cover)

@@ -35,6 +35,8 @@ from ledger_worker.domain.effect import Effect
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
+    HoldFact,
+    HoldTaken,
     OfferReached,
     OfSource,
     UsageRecorded,
@@ -42,25 +44,18 @@ from ledger_worker.domain.events import (
     customers_of,
     source_key,
 )
-from ledger_worker.domain.ledger import Entry
+from ledger_worker.domain.holds import end_of, hold_of, pieces
+from ledger_worker.domain.ledger import Entry, Line
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import Transition
 from ledger_worker.domain.refusal import refusal
-from ledger_worker.domain.requests import (
-    Answer,
-    Item,
-    Request,
-    grantable,
-    granted_of,
-    sentence_of,
-    usage_event,
-)
+from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import SourceState, fold, refold
 from ledger_worker.domain.usage import LATE_OUTCOMES, counts_at, reversal_of, usage_of
 
-__all__ = ["DUE_MAX", "answer", "book_due", "decide"]
+__all__ = ["DUE_MAX", "Decision", "book_due", "decide"]
 
 DUE_MAX = 100
 """Most transitions booked in one transaction for one customer."""
@@ -80,7 +75,7 @@ def decide(
     `usage_kept` is how long the inbox keeps usage keys: older usage that it does not hold cannot be proven new. Usage
     that lies further back than `settlement_window` when it is recorded goes by its entitlement's policy `late_usage`.
     """
-    decision = _Decision(loaded, catalogue, timeline, usage_kept, settlement_window)
+    decision = Decision(loaded, catalogue, timeline, usage_kept, settlement_window)
     try:
         for place, one in enumerate(told):
             due = decision.take(place, one)
@@ -91,32 +86,11 @@ def decide(
     return decision.decided()
 
 
-def answer(
-    loaded: Loaded, requests: Sequence[tuple[Request, datetime]], catalogue: Catalogue, *, timeline: int
-) -> tuple[Decided, tuple[Answer, ...]] | NeedsHistory | TooManyDue:
-    """What is to be written for requests, each at its instant, and the answer to each, in order.
-
-    They are possible in themselves (`requests.judge`) and of customers in `loaded`. An instant may be raised, so that a
-    customer's instants strictly increase.
-    """
-    decision = _Decision(loaded, catalogue, timeline, timedelta(), timedelta())
-    answers = []
-    try:
-        for request, now in requests:
-            answered = decision.ask(request, now)
-            if isinstance(answered, TooManyDue):
-                return answered
-            answers.append(answered)
-    except HistoryNeeded as needed:
-        return NeedsHistory(customer_id=needed.customer_id, entitlement=needed.entitlement, before=needed.before)
-    return decision.decided(), tuple(answers)
-
-
 def book_due(
     loaded: Loaded, customer_id: str, now: datetime, catalogue: Catalogue, *, timeline: int, at_most: int = DUE_MAX
 ) -> Decided | NeedsHistory:
     """What is due for the customer at `now` is booked, at most `at_most` transitions, the earliest first."""
-    decision = _Decision(loaded, catalogue, timeline, timedelta(), timedelta())
+    decision = Decision(loaded, catalogue, timeline, timedelta(), timedelta())
     try:
         decision.book_due(customer_id, now, at_most)
     except HistoryNeeded as needed:
@@ -124,7 +98,7 @@ def book_due(
     return decision.decided()
 
 
-class _Decision:
+class Decision:
     """The customers while their events are being decided."""
 
     def __init__(
@@ -136,8 +110,8 @@ class _Decision:
         settlement_window: timedelta,
     ) -> None:
         self._loaded = loaded
-        self._catalogue = catalogue
-        self._customers = Customers(loaded, catalogue, timeline)
+        self.catalogue = catalogue
+        self.customers = Customers(loaded, catalogue, timeline)
         self._usage_kept = usage_kept
         self._settlement_window = settlement_window
         self._sources: dict[str, SourceState] = {}
@@ -158,26 +132,28 @@ class _Decision:
                     place, DeadLetterReason.CONFLICTING_CONTENT, "this id was applied before with other content"
                 )
             return None
-        refused = refusal(event, told.now, self._catalogue, self._usage_kept)
+        refused = refusal(event, told.now, self.catalogue, self._usage_kept)
         if refused is not None:
             self._refuse(place, *refused)
             return None
-        if self._customers.closes_circle(event):
+        if self.customers.closes_circle(event):
             message = (
                 f"{event.customer_id} would go on as itself, expected another customer than one that goes on as it"
             )
             self._refuse(place, DeadLetterReason.CIRCULAR_MERGE, message)
             return None
-        now = self._reach_now(self._customers.touched_by(event), told.now)
+        now = self.reach_now(self.customers.touched_by(event), told.now)
         if isinstance(now, TooManyDue):
             return now
         self._seen[event.customer_id, told.key] = told.content_hash
-        self._customers.side(event.customer_id).last = now
+        self.customers.side(event.customer_id).last = now
         fact = event.fact
         if isinstance(fact, UsageRecorded):
-            self._use(place, told, fact, now)
+            self.use(place, told, fact, now)
         elif isinstance(fact, UsageReversed):
             self._reverse(place, told, fact, now)
+        elif isinstance(fact, HoldFact):
+            self.hold(place, told, fact, now)
         elif isinstance(fact, OfSource):
             self._fold(place, told, source_key(fact), now)
         elif isinstance(fact, OfferReached):
@@ -189,52 +165,7 @@ class _Decision:
             raise TypeError(msg)
         return None
 
-    def ask(self, request: Request, asked_at: datetime) -> Answer | TooManyDue:
-        """One request is decided and answered; or, where too much is due, nothing was done."""
-        own = self._customers.side(request.customer_id)
-        tied = [self._customers.side(each) for each in sorted((own.customer_id, *own.linked), key=str.encode)]
-        now = self._reach_now(tied, asked_at)
-        if isinstance(now, TooManyDue):
-            return now
-        user = self._customers.side(goes_on_as(request.customer_id, self._customers.merges, now))
-        judged = [(item, *self._grantable(user, item, request)) for item in request.items]
-        refused = [granted_of(item, 0, reason, (), shown) for item, units, reason, shown in judged if not units]
-        is_granted = len(refused) < len(judged) if request.up_to else not refused
-        items = []
-        decided_at = now
-        for item, units, reason, shown in judged:
-            if not is_granted or not units:
-                items.append(granted_of(item, 0, reason, (), shown))
-                continue
-            # All of them count at the instant of the decision; each is recorded a microsecond behind the one before.
-            if own.last is not None and own.last >= now:
-                now = own.last + _MICROSECOND
-            own.last = now
-            fact = UsageRecorded(entitlement=item.entitlement, units=units)
-            event = usage_event(request, fact, decided_at)
-            entries = self._use(None, told_of(event, now), fact, now)
-            items.append(granted_of(item, units, None, entries, user.shown(item.entitlement)))
-        return Answer(
-            caller=request.caller,
-            key=request.key,
-            customer_id=request.customer_id,
-            is_granted=is_granted,
-            reason=None if is_granted else refused[0].reason,
-            message=None if is_granted else sentence_of(refused),
-            items=tuple(items),
-            recorded_at=now,
-            sequence=user.head().sequence,
-        )
-
-    def _grantable(self, side: Side, item: Item, request: Request) -> tuple[int, str | None, EntitlementPicture | None]:
-        """How many units can be granted, why not more, and the picture that says so."""
-        shown = None
-        if item.entitlement in self._catalogue.entitlements:
-            side.open(item.entitlement)
-            shown = side.shown(item.entitlement)
-        return (*grantable(item, self._catalogue, shown, up_to=request.up_to), shown)
-
-    def _reach_now(self, sides: Sequence[Side], now: datetime) -> datetime | TooManyDue:
+    def reach_now(self, sides: Sequence[Side], now: datetime) -> datetime | TooManyDue:
         """What is due of these customers is booked; the instant behind it and behind everything recorded of them."""
         asked_at = now
         for side in sides:
@@ -252,16 +183,16 @@ class _Decision:
         """The content under which the event was applied before: of its own customer, or of another id of the person."""
         own = told.event.customer_id
         known = told.known.get(own) or self._seen.get((own, told.key))
-        if known is not None or not self._customers.merges:
+        if known is not None or not self.customers.merges:
             return known
-        for side in self._customers.aliases(own):
+        for side in self.customers.aliases(own):
             known = known or told.known.get(side.customer_id) or self._seen.get((side.customer_id, told.key))
         return known
 
     def book_due(self, customer_id: str, now: datetime, at_most: int) -> None:
         """Up to `at_most` transitions of the customer and those tied to it are booked, the earliest first."""
-        side = self._customers.side(customer_id)
-        sides = [self._customers.side(each) for each in sorted((customer_id, *side.linked), key=str.encode)]
+        side = self.customers.side(customer_id)
+        sides = [self.customers.side(each) for each in sorted((customer_id, *side.linked), key=str.encode)]
         due = self._due(sides, now)[:at_most]
         if due:
             self._pass_all(sides, due, now)
@@ -269,8 +200,8 @@ class _Decision:
     def decided(self) -> Decided:
         """Everything that is to be written."""
         customers = {}
-        for customer_id in sorted(self._customers.sides, key=str.encode):
-            side = self._customers.sides[customer_id]
+        for customer_id in sorted(self.customers.sides, key=str.encode):
+            side = self.customers.sides[customer_id]
             accounts, grants = side.booked()
             customers[customer_id] = DecidedCustomer(
                 head=side.head(),
@@ -330,7 +261,7 @@ class _Decision:
         It is told when `before`, the picture to compare with, is given.
         """
         told = told_of(side.transition_event(transition), now)
-        effect = Effect(self._customers, now, until=transition.place)
+        effect = Effect(self.customers, now, until=transition.place)
         effect.has_changed(side, transition.entitlement, side.pass_transition(transition), before)
         effect.couple()
         if effect.post(told):
@@ -343,15 +274,15 @@ class _Decision:
 
     # -- usage --
 
-    def _use(self, place: int | None, told: Told, fact: UsageRecorded, now: datetime) -> list[Entry]:
+    def use(self, place: int | None, told: Told, fact: UsageRecorded, now: datetime) -> list[Entry]:
         """The usage is booked and told; the entries of whoever's it is."""
         entitlement = fact.entitlement
         event = told.event
         outcome = self._outcome_of_usage(event, entitlement, now)
         counted_at = counts_at(event.occurred_at, now, outcome)
-        side = self._customers.side(goes_on_as(event.customer_id, self._customers.merges, counted_at))
+        side = self.customers.side(goes_on_as(event.customer_id, self.customers.merges, counted_at))
         book = side.open(entitlement)
-        self._customers.hand_over_waiting(side, entitlement, told.key)
+        self.customers.hand_over_waiting(side, entitlement, told.key)
         usage = usage_of(told.key, outcome, counted_at, fact.units, event.event_source, event.event_id)
         is_quiet = not side.linked and side.is_quiet(book, usage)
         before = None if is_quiet else side.shown(entitlement)
@@ -361,33 +292,68 @@ class _Decision:
         if not side.linked:
             side.post(told, now, entries, {} if before is None else {entitlement: before})
             return entries
-        effect = Effect(self._customers, now)
+        effect = Effect(self.customers, now)
         effect.has_changed(side, entitlement, entries, before)
         effect.couple()
         effect.post(told)
+        return entries
+
+    def hold(self, place: int | None, told: Told, fact: HoldFact, now: datetime) -> list[Entry]:
+        """What was decided of a hold is booked and told; the entries of all whose it is or was."""
+        event, merges, entitlement = told.event, self.customers.merges, fact.entitlement
+        at = min(event.occurred_at, now)
+        effect = Effect(self.customers, now)
+        entries = []
+        if isinstance(fact, HoldTaken):
+            taken = pieces(hold_of(fact, event.event_source, event.event_id, at), event.customer_id, merges)
+            for owner, hold in taken:
+                book = self._touched(effect, owner, entitlement)
+                entries += self._booked(effect, owner, book, book.hold(hold, now))
+        else:
+            end = end_of(fact, event.event_source, at)
+            owner = goes_on_as(event.customer_id, merges, at)
+            self.customers.hand_over_waiting(self.customers.side(owner), entitlement, end.hold_key)
+            book = self._touched(effect, owner, entitlement)
+            entries += self._booked(effect, owner, book, book.end_hold(end.hold_key, at, end.confirmed, now))
+        self._keep(place, told, now, Outcome.APPLIED, at)
+        effect.couple()
+        effect.post(told)
+        return entries
+
+    def _touched(self, effect: Effect, customer_id: str, entitlement: str) -> Book:
+        side = self.customers.side(customer_id)
+        book = side.open(entitlement)
+        effect.touch(side, entitlement)
+        return book
+
+    def _booked(self, effect: Effect, customer_id: str, book: Book, lines: Sequence[Line]) -> list[Entry]:
+        side = self.customers.side(customer_id)
+        entries = entries_of(book, lines, {})
+        effect.add(side, entries)
+        side.is_changed(book.entitlement.key)
         return entries
 
     def _outcome_of_usage(self, event: Event, entitlement: str, now: datetime) -> Outcome:
         """What becomes of usage that is recorded at `now`: beyond the settlement window as its policy says."""
         if now - event.occurred_at <= self._settlement_window:
             return Outcome.APPLIED
-        return LATE_OUTCOMES[self._catalogue.entitlements[entitlement].late_usage]
+        return LATE_OUTCOMES[self.catalogue.entitlements[entitlement].late_usage]
 
     def _reverse(self, place: int, told: Told, fact: UsageReversed, now: datetime) -> None:
         event = told.event
         counted_at = min(event.occurred_at, now)
         reversal = reversal_of(fact, event.event_source, event.event_id, counted_at)
-        side = self._customers.user_of(event.customer_id, fact.entitlement, reversal.usage_key)
+        side = self.customers.user_of(event.customer_id, fact.entitlement, reversal.usage_key)
         book = side.open(fact.entitlement)
-        if self._customers.merges:
-            self._customers.share_reversals(side, fact.entitlement)
-        effect = Effect(self._customers, now)
+        if self.customers.merges:
+            self.customers.share_reversals(side, fact.entitlement)
+        effect = Effect(self.customers, now)
         effect.touch(side, fact.entitlement)
         is_told_again = book.knows(reversal)
         lines = book.reverse(reversal, now)
         side.is_changed(fact.entitlement)
         effect.add(side, entries_of(book, lines, {}))
-        if self._customers.merges:
+        if self.customers.merges:
             lines = [*lines, *effect.reverse_at_aliases(side, book.reversals(), fact.entitlement)]
         effect.couple()
         if is_told_again and not lines:
@@ -405,24 +371,24 @@ class _Decision:
         """The customer goes on as the other: sources and what they give, overage and debt, and usage since then."""
         old, into = told.event.customer_id, fact.into_customer_id
         at = min(told.event.occurred_at, now)
-        if old in self._customers.merges:
-            is_same = goes_on_as(old, self._customers.merges) == goes_on_as(into, self._customers.merges)
+        if old in self.customers.merges:
+            is_same = goes_on_as(old, self.customers.merges) == goes_on_as(into, self.customers.merges)
             self._keep(place, told, now, Outcome.ALREADY_MERGED if is_same else Outcome.CONTRADICTED, at)
             return
         self._keep(place, told, now, Outcome.APPLIED, at)
-        before = dict(self._customers.merges)
-        self._customers.merges[old] = Merge(fact.merge_id, at, into)
-        self._customers.link((old, into))
-        side = self._customers.side(old)
-        effect = Effect(self._customers, now, merged=side)
+        before = dict(self.customers.merges)
+        self.customers.merges[old] = Merge(fact.merge_id, at, into)
+        self.customers.link((old, into))
+        side = self.customers.side(old)
+        effect = Effect(self.customers, now, merged=side)
         for key in sorted({*self._loaded.sources, *self._sources}, key=str.encode):
             state = self._sources.get(key) or self._loaded.sources[key]
-            folded = refold(state, key, self._catalogue, before, self._customers.merges)
+            folded = refold(state, key, self.catalogue, before, self.customers.merges)
             if folded.state != state or folded.before != folded.terms:
                 self._sources[key] = folded.state
-                self._customers.link({state.claimant, *(holding.customer_id for holding in folded.owners)})
+                self.customers.link({state.claimant, *(holding.customer_id for holding in folded.owners)})
                 effect.book(folded)
-        side.merge = self._customers.merges[old]
+        side.merge = self.customers.merges[old]
         for entitlement in sorted(side.books):
             effect.leave(side, entitlement, at)
         effect.couple()
@@ -434,21 +400,21 @@ class _Decision:
         event = told.event
         claimant = self._loaded.claimants.get(key, event.customer_id)
         state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState(claimant=claimant)
-        folded = fold(state, event, key, self._catalogue, self._customers.merges)
+        folded = fold(state, event, key, self.catalogue, self.customers.merges)
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
-        self._customers.link({claimant, *customers_of(event), *(holding.customer_id for holding in folded.owners)})
-        effect = Effect(self._customers, now)
+        self.customers.link({claimant, *customers_of(event), *(holding.customer_id for holding in folded.owners)})
+        effect = Effect(self.customers, now)
         effect.book(folded)
         effect.post(told)
 
     def _reach(self, place: int, told: Told, fact: OfferReached, now: datetime) -> None:
         key = fact.source_key
         state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState()
-        folded = refold(state, key, self._catalogue, self._customers.merges, self._customers.merges)
+        folded = refold(state, key, self.catalogue, self.customers.merges, self.customers.merges)
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
-        effect = Effect(self._customers, now)
+        effect = Effect(self.customers, now)
         effect.book(folded)
         effect.post(told)
 

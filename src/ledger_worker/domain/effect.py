@@ -18,6 +18,7 @@ from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.customers import Customers
 from ledger_worker.domain.decided import Told
+from ledger_worker.domain.holds import pieces
 from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal
 from ledger_worker.domain.owners import Held, goes_on_as
 from ledger_worker.domain.parcels import Parcel
@@ -90,21 +91,23 @@ class Effect:
         self.couple()
 
     def leave(self, side: Side, entitlement: str, at: datetime) -> None:
-        """Overage, debt and later usage of one entitlement go on with the customer."""
+        """Overage, debt, open holds and later usage of one entitlement go on with the customer."""
         book = side.open(entitlement)
         self.touch(side, entitlement)
-        lines, usage = book.leave(at, self._now)
+        lines, usage, holds = book.leave(at, self._now)
         self.add(side, entries_of(book, lines, {}))
         side.is_changed(entitlement)
         same = self._customers.aliases(side.customer_id)
         merges = self._customers.merges
         reversals = {one.tie: one for each in same for one in each.open(entitlement).reversals()}
+        gone_on = [piece for hold in holds for piece in pieces(hold, side.customer_id, merges)]
         for other in same:
             theirs = [each for each in usage if goes_on_as(side.customer_id, merges, each.at) == other.customer_id]
-            if not theirs and not reversals:
+            reserved = [hold for owner, hold in gone_on if owner == other.customer_id]
+            if not theirs and not reserved and not reversals:
                 continue
             self.touch(other, entitlement)
-            adopted = other.open(entitlement).adopt(theirs, tuple(reversals.values()), self._until)
+            adopted = other.open(entitlement).adopt(theirs, reserved, tuple(reversals.values()), self._until)
             self.add(other, entries_of(other.open(entitlement), adopted, {}))
             other.is_changed(entitlement)
 
@@ -115,7 +118,7 @@ class Effect:
             if other is not side:
                 book = other.open(entitlement)
                 self.touch(other, entitlement)
-                adopted = book.adopt((), reversals, self._until)
+                adopted = book.adopt((), (), reversals, self._until)
                 self.add(other, entries_of(book, adopted, {}))
                 other.is_changed(entitlement)
                 lines += adopted

@@ -32,6 +32,10 @@ __all__ = [
     "EntitlementAssigned",
     "Event",
     "Fact",
+    "HoldConfirmed",
+    "HoldFact",
+    "HoldReleased",
+    "HoldTaken",
     "OfSource",
     "OfferReached",
     "OrderFact",
@@ -478,16 +482,44 @@ class UsageReversed(_Value, frozen=True, kw_only=True, tag_field="type", tag="Us
     units: int | None = None
 
 
-class TransitionsDue(_Value, frozen=True, kw_only=True, tag_field="type", tag="TransitionsDue"):
-    """The ledger's own event: an instant that the books already knew of has come (a grant begins or ends).
+class HoldTaken(_Value, frozen=True, kw_only=True, tag_field="type", tag="HoldTaken"):
+    """A request was granted: `units` are reserved up to `expires_at`, unless it is confirmed or released before.
 
-    Never on a topic: built under the customer's lock by whoever finds it due. `instant` is the true one.
+    Never on a topic, like what becomes of it: a decision of the ledger.
+    """
+
+    entitlement: str
+    units: int
+    expires_at: datetime
+
+
+class HoldConfirmed(_Value, frozen=True, kw_only=True, tag_field="type", tag="HoldConfirmed"):
+    """Of the hold that was taken under that event id `units` are used; the rest is released. It is over."""
+
+    entitlement: str
+    hold_event_id: str
+    units: int
+
+
+class HoldReleased(_Value, frozen=True, kw_only=True, tag_field="type", tag="HoldReleased"):
+    """The hold that was taken under that event id was given up before it expired. It is over."""
+
+    entitlement: str
+    hold_event_id: str
+
+
+class TransitionsDue(_Value, frozen=True, kw_only=True, tag_field="type", tag="TransitionsDue"):
+    """The ledger's own event: an instant that the books already knew of has come, of a grant or of a hold.
+
+    Never on a topic: built under the customer's lock by whoever finds it due. `instant` is the true one. `hold_key` is
+    the inbox key of the hold's taking.
     """
 
     entitlement: str
     instant: datetime
     kind: str
-    grant_id: UUID
+    grant_id: UUID | None = None
+    hold_key: UUID | None = None
 
 
 class OfferReached(_Value, frozen=True, kw_only=True, tag_field="type", tag="OfferReached"):
@@ -536,7 +568,9 @@ AssignmentFact = EntitlementAssigned | AssignmentRenewed | AssignmentExtended | 
 SourceFact = OrderFact | SubscriptionFact | AssignmentFact
 OwnFact = TransitionsDue | OfferReached
 """What the ledger tells itself."""
-Fact = SourceFact | CustomersMerged | UsageRecorded | UsageReversed | OwnFact
+HoldFact = HoldTaken | HoldConfirmed | HoldReleased
+"""What was decided of requests to reserve units; what was granted to be used at once is usage."""
+Fact = SourceFact | CustomersMerged | UsageRecorded | UsageReversed | HoldFact | OwnFact
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

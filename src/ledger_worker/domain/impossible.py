@@ -31,6 +31,9 @@ from ledger_worker.domain.events import (
     EntitlementAssigned,
     Event,
     Fact,
+    HoldConfirmed,
+    HoldReleased,
+    HoldTaken,
     OfferReached,
     OwnFact,
     PurchaseCompleted,
@@ -254,6 +257,9 @@ _ROWS: Mapping[type[Fact], _Row] = {
         ids=("assignment_id", "revocation_id", "actor"), notes=("note",), instants=("effective_at",)
     ),
     UsageReversed: _Row(ids=("entitlement", "reversal_id", "usage_event_id", "usage_event_source"), counts=("units",)),
+    HoldTaken: _Row(),
+    HoldConfirmed: _Row(),
+    HoldReleased: _Row(),
     TransitionsDue: _Row(),
     OfferReached: _Row(),
 }

@@ -18,6 +18,7 @@ __all__ = [
     "NEVER",
     "RULES_VERSION",
     "Account",
+    "Claim",
     "Cut",
     "CutPolicy",
     "Debt",
@@ -25,8 +26,10 @@ __all__ = [
     "Entry",
     "Grant",
     "GrantTerms",
+    "Hold",
     "Kind",
     "Line",
+    "OpenHold",
     "Origin",
     "Phase",
     "Posting",
@@ -63,6 +66,10 @@ class Kind(StrEnum):
     LEAVE_DEBT = "leave_debt"
     ARRIVE_OVERAGE = "arrive_overage"
     ARRIVE_DEBT = "arrive_debt"
+    HOLD = "hold"
+    RELEASE = "release"
+    CONFIRM = "confirm"
+    REVOKE_HELD = "revoke_held"
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,13 +106,17 @@ EFFECTS = {
     Kind.LEAVE_DEBT: Effect(usage=-1, debt=-1),
     Kind.ARRIVE_OVERAGE: Effect(usage=1, overage=1),
     Kind.ARRIVE_DEBT: Effect(usage=1, debt=1),
+    Kind.HOLD: Effect(available=-1, held=1),
+    Kind.RELEASE: Effect(available=1, held=-1),
+    Kind.CONFIRM: Effect(held=-1, used=1, usage=1, used_total=1),
+    Kind.REVOKE_HELD: Effect(held=-1, revoked=1),
 }
 
 
 class Phase(StrEnum):
     """Where a grant stands in the books.
 
-    `ending` has ended with a cut yet to come, `void` was undone by a correction.
+    `ending` has ended with a cut yet to come or units still held, `void` was undone by a correction.
     """
 
     PENDING = "pending"
@@ -224,6 +235,55 @@ class Reversal(msgspec.Struct, frozen=True, kw_only=True):
     tie: str
 
 
+class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Units reserved from `at` on, up to `ended_at`, or where it expires; then `confirmed` of them are used.
+
+    `hold_key` is the inbox key of its taking; what is confirmed is usage under that key. `tie` orders it among usage of
+    one instant.
+    """
+
+    hold_key: UUID
+    at: datetime
+    expires_at: datetime
+    units: int
+    tie: str
+    ended_at: datetime | None = None
+    confirmed: int = 0
+
+    @property
+    def ends_at(self) -> datetime:
+        """Up to when it is open, by what is known of it."""
+        return self.expires_at if self.ended_at is None else self.ended_at
+
+
+class OpenHold(msgspec.Struct, frozen=True):
+    """A hold where the book stands between its taking and its end, and how many units it reserves in which grants.
+
+    Of its end only where it expires. The grants are in the order in which they burn. What it does not reserve was taken
+    from under it, or never was there.
+    """
+
+    hold: Hold
+    parts: tuple[tuple[UUID, int], ...]
+
+    @property
+    def uncovered(self) -> int:
+        """The units of the hold that no grant reserves: confirmed, they are overage."""
+        return self.hold.units - sum(units for _, units in self.parts)
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Units that the cut `cut_id` of a grant found held, of it or its children: released, they go to the cut first.
+
+    `is_short` says that they count as the grant's over-allocation until then.
+    """
+
+    grant_id: UUID
+    cut_id: str
+    units: int
+    is_short: bool
+
+
 class Line(msgspec.Struct, frozen=True):
     """One signed movement: its identity (all fields but `units`) and its units."""
 
@@ -285,8 +345,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     Settled up to and including (`settled_at`, `settled_tie`). `owed` are debts and carried overage in order;
     `overage_since` is overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
     `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox
-    keys of usage that was reversed before it was told. No day state is stored of an instant after `stated_until`, and
-    `since_state` usages were booked since the newest; both only say when the next one is due.
+    keys of usage that was reversed before it was told. `holds` are the open ones in the order of their taking, `claims`
+    what cuts may still take of them, `released_at` is when the last hold ended. No day state is stored of an instant
+    after `stated_until`, and `since_state` usages and ends of holds were booked since the newest; both only say when
+    the next one is due.
     """
 
     entitlement: str
@@ -303,6 +365,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     level: int | None = None
     next_transition_at: datetime | None = None
     waiting: tuple[UUID, ...] = ()
+    holds: tuple[OpenHold, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    released_at: datetime | None = None
     stated_until: datetime | None = None
     since_state: int = 0
 

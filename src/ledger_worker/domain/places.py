@@ -1,7 +1,8 @@
 """Places: where the terms of grants make something happen, and in which order.
 
 At one instant what leaves with a customer goes first, then ends (with what goes on in a child), what arrives, begins,
-suspensions and lifts, cuts, payment of debt, then usage by (event source, event id).
+suspensions and lifts, cuts, payment of debt, ends of holds, then usage and the taking of holds by (event source,
+event id).
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.ledger import Cut, GrantTerms, Suspension, UsageFact
+from ledger_worker.domain.ledger import Cut, GrantTerms, Hold, Suspension, UsageFact
 
 __all__ = [
     "ARRIVE",
@@ -29,6 +30,8 @@ __all__ = [
     "first_difference",
     "is_open",
     "is_suspended",
+    "place_of_hold",
+    "place_of_hold_end",
     "place_of_usage",
     "places_of",
     "suspension_places",
@@ -36,11 +39,11 @@ __all__ = [
 ]
 
 LEAVE, ARRIVE = "0!", "1"
-END, BEGIN, SUSPEND, CUT, PAY, USE = "0", "2", "3", "4", "5", "7"
-"""Ranks within one instant; 6 is for the ends of holds."""
+END, BEGIN, SUSPEND, CUT, PAY, HOLD_END, USE = "0", "2", "3", "4", "5", "6", "7"
+"""Ranks within one instant."""
 _AFTER_ALL = "8"
 _LIFT_SUFFIX = "\x1flift"
-_KINDS = {END: "end", BEGIN: "begin", SUSPEND: "suspend", CUT: "cut", PAY: "pay"}
+_KINDS = {END: "end", BEGIN: "begin", SUSPEND: "suspend", CUT: "cut", PAY: "pay", HOLD_END: "release"}
 
 Place = tuple[datetime, str]
 """Where a happening stands in a run: its instant, then rank and tie as one string."""
@@ -51,12 +54,24 @@ NOWHERE: Place = (BEGINNING, "")
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
-    """An instant the books know of that has come or will come: a grant's begin or end, a cut dated ahead, a payment."""
+    """An instant the books know of that has come or will come, of a grant or of a hold.
+
+    A grant's begin or end, a cut dated ahead, a payment, or the end of a hold that nobody has confirmed or released.
+    """
 
     place: Place
-    grant_id: UUID
     entitlement: str
     set_by: int
+    grant_id: UUID | None = None
+    hold_key: UUID | None = None
+
+    @property
+    def of_grant(self) -> UUID:
+        """The grant of a transition that is not of a hold."""
+        if self.grant_id is None:
+            msg = "a transition is of a grant or of a hold"
+            raise ValueError(msg)
+        return self.grant_id
 
     @property
     def kind(self) -> str:
@@ -82,6 +97,16 @@ def usage_tie(event_source: str, event_id: str) -> str:
 def place_of_usage(usage: UsageFact) -> Place:
     """Where usage happens."""
     return (usage.at, USE + usage.tie)
+
+
+def place_of_hold(hold: Hold) -> Place:
+    """Where a hold is taken: as usage."""
+    return (hold.at, USE + hold.tie)
+
+
+def place_of_hold_end(hold: Hold) -> Place:
+    """Where a hold ends: confirmed, released or expired."""
+    return (hold.ends_at, HOLD_END + hold.tie)
 
 
 def places_of(terms: GrantTerms) -> list[Place]:

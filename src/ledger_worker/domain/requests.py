@@ -3,6 +3,10 @@
 A request that is granted is usage at the instant it was decided, recorded like any other: later facts may find other
 grants for it, or none, and then it is overage, on a hard limit too. One that is refused changes nothing. Decided is by
 the picture of the entitlement where its book stands, so a check, a request and what is told never disagree.
+
+Asked with `hold_seconds` the units are not used but reserved, for so long. The hold is named by the key it was taken
+under, and ends once: a `Confirm` uses what it says and gives back the rest, a `Release` gives back all, and so does
+time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,32 +19,50 @@ import msgspec
 
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.events import ID_LENGTH_MAX, REQUEST_PREFIX, UNITS_MAX, Event, UsageRecorded
+from ledger_worker.domain.events import (
+    ID_LENGTH_MAX,
+    REQUEST_PREFIX,
+    UNITS_MAX,
+    Event,
+    HoldConfirmed,
+    HoldReleased,
+    HoldTaken,
+    UsageRecorded,
+    event_key,
+)
 from ledger_worker.domain.ledger import Entry, Kind
 
 __all__ = [
+    "HOLD_SECONDS_MAX",
     "ITEMS_MAX",
     "KEY_LENGTH_MAX",
     "Answer",
+    "Asked",
+    "Confirm",
     "Covered",
     "Granted",
     "Item",
+    "Release",
     "Request",
     "RequestReason",
+    "end_event",
+    "end_id",
     "grantable",
+    "granted_event",
     "granted_of",
+    "hold_key_of",
     "judge",
     "refused_answer",
     "request_hash",
     "sentence_of",
-    "usage_event",
 ]
 
 ITEMS_MAX = 20
 """Most entitlements of one request."""
 KEY_LENGTH_MAX = 90
 """Longest caller and longest key in characters: with the key of an entitlement they make an event id."""
-
+HOLD_SECONDS_MAX = 30 * 86_400
+"""Longest time that units can be held, in seconds."""
 
 _SAID_BITS_MAX = 64
 
@@ -58,12 +80,22 @@ class RequestReason(StrEnum):
     """The entitlement has no units to use up."""
     NOT_ENTITLED = "not_entitled"
     """Nobody has told the ledger anything of the customer."""
+    UNKNOWN_HOLD = "unknown_hold"
+    """The caller holds nothing of this customer under that key."""
+    HOLD_EXPIRED = "hold_expired"
+    """The hold was not confirmed or released before it expired."""
+    HOLD_ENDED = "hold_ended"
+    """The hold was confirmed or released before, under another key."""
+    MORE_THAN_HELD = "more_than_held"
+    """More units are to be confirmed than the hold has."""
     PARKED = "parked"
     """An operator holds the customer, or one it is tied to: ask again later. Nothing of it is kept."""
     OUT_OF_RANGE = "out_of_range"
     """Counted with what was used before, the units pass what 64 bits hold. Nothing of it is kept."""
     EXHAUSTED = "exhausted"
     """Fewer units are left than were asked for, and the limit is hard."""
+    TOO_MANY_HOLDS = "too_many_holds"
+    """As many holds of the entitlement are open as one customer may have (`holds.HOLDS_MAX`)."""
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +105,11 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     units: int
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
     """A service asks for units of one or more entitlements of a customer: all of them, or, with `up_to`, what is left.
 
-    `caller` and `key` name the request for good: asked again, it is answered as it was the first time.
+    `caller` and `key` name the request for good: asked again, it is answered as it was the first time. With
+    `hold_seconds`, 1 to `HOLD_SECONDS_MAX`, the units are held.
     """
 
     caller: str
@@ -84,6 +117,33 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     customer_id: str
     items: tuple[Item, ...]
     up_to: bool = False
+    hold_seconds: int | None = None
+
+
+class Confirm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """What the caller held under the key `hold` is used: as many units as `items` say, all of it without any.
+
+    The rest of it, also of entitlements that are not named, is released: the hold is over.
+    """
+
+    caller: str
+    key: str
+    customer_id: str
+    hold: str
+    items: tuple[Item, ...] = ()
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """What the caller held under the key `hold` is given back: the hold is over."""
+
+    caller: str
+    key: str
+    customer_id: str
+    hold: str
+
+
+Asked = Request | Confirm | Release
+"""What can be asked, and is answered once under the key of its caller."""
 
 
 class Covered(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +170,8 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a request: granted as a whole or not at all, at `recorded_at`; of each item, in their order.
 
-    `reason` and `message` are set when it was refused; `sequence` is the customer's last change by then.
+    `reason` and `message` are set when it was refused; `sequence` is the customer's last change by then. `expires_at`
+    is set for a hold that was granted.
     """
 
     caller: str
@@ -122,34 +183,49 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[Granted, ...]
     recorded_at: datetime
     sequence: int
+    expires_at: datetime | None = None
 
 
-def request_hash(request: Request) -> bytes:
+def request_hash(request: Asked) -> bytes:
     """What two requests under one key have to share to be the same."""
     return sha256(msgspec.msgpack.encode(request, order="sorted")).digest()
 
 
-def judge(request: Request) -> str | None:
+def judge(request: Asked) -> str | None:
     """What is impossible in the request alone, as a sentence with what was expected; else None."""
+    items = () if isinstance(request, Release) else request.items
     for name, text, most in (
         ("caller", request.caller, KEY_LENGTH_MAX),
         ("key", request.key, KEY_LENGTH_MAX),
+        *((("hold", request.hold, KEY_LENGTH_MAX),) if not isinstance(request, Request) else ()),
         ("customer_id", request.customer_id, ID_LENGTH_MAX),
-        *(("entitlement", item.entitlement, ID_LENGTH_MAX) for item in request.items),
+        *(("entitlement", item.entitlement, ID_LENGTH_MAX) for item in items),
     ):
         if not 1 <= len(text) <= most:
             return f"{name} has {len(text)} characters, expected 1 to {most}"
         if not text.isprintable():
             return f"{name} has characters that cannot be printed, expected none"
-    if not 1 <= len(request.items) <= ITEMS_MAX:
-        return f"the request has {len(request.items)} items, expected 1 to {ITEMS_MAX}"
-    for item in request.items:
+    least = 1 if isinstance(request, Request) else 0
+    if not least <= len(items) <= ITEMS_MAX:
+        return f"the request has {len(items)} items, expected {least} to {ITEMS_MAX}"
+    return _problem_in(items) or (_problem_in_time(request.hold_seconds) if isinstance(request, Request) else None)
+
+
+def _problem_in(items: Sequence[Item]) -> str | None:
+    for item in items:
         if not 1 <= item.units <= UNITS_MAX:
             said = str(item.units) if item.units.bit_length() <= _SAID_BITS_MAX else "larger"
             return f"units of {item.entitlement} is {said}, expected 1 to {UNITS_MAX}"
-    names = [item.entitlement for item in request.items]
+    names = [item.entitlement for item in items]
     twice = next((name for name in names if names.count(name) > 1), None)
     return None if twice is None else f"{twice} is asked for twice, expected one item for each entitlement"
+
+
+def _problem_in_time(seconds: int | None) -> str | None:
+    if seconds is None or 1 <= seconds <= HOLD_SECONDS_MAX:
+        return None
+    said = str(seconds) if seconds.bit_length() <= _SAID_BITS_MAX else "larger"
+    return f"hold_seconds is {said}, expected 1 to {HOLD_SECONDS_MAX}"
 
 
 def grantable(
@@ -171,25 +247,65 @@ def grantable(
     return (left, None) if up_to and left else (0, RequestReason.EXHAUSTED)
 
 
-def usage_event(request: Request, fact: UsageRecorded, now: datetime) -> Event:
-    """What a granted item is recorded as: usage at `now`, under ids that only this request has."""
+def granted_event(request: Request, fact: UsageRecorded | HoldTaken, now: datetime) -> Event:
+    """What a granted item is recorded as: usage or a hold at `now`, under ids that only this request has."""
     return Event(
-        event_source=f"{REQUEST_PREFIX}{request.caller}",
-        event_id=f"{fact.entitlement}@{request.key}",  # no key of an entitlement has an @ in it
+        event_source=_source(request.caller),
+        event_id=_event_id(fact.entitlement, request.key),
         customer_id=request.customer_id,
         occurred_at=now,
         fact=fact,
     )
 
 
+def end_event(held: Answer, entitlement: str, confirmed: int, now: datetime) -> Event:
+    """What becomes of one item of a hold at `now`, by its first answer: so many units confirmed, the rest released.
+
+    Under an id that only one end of it can have.
+    """
+    taken = _event_id(entitlement, held.key)
+    fact = (
+        HoldConfirmed(entitlement=entitlement, hold_event_id=taken, units=confirmed)
+        if confirmed
+        else HoldReleased(entitlement=entitlement, hold_event_id=taken)
+    )
+    return Event(
+        event_source=_source(held.caller),
+        event_id=end_id(taken),
+        customer_id=held.customer_id,
+        occurred_at=now,
+        fact=fact,
+    )
+
+
+def end_id(taken: str) -> str:
+    """The event id of the end of the hold that was taken under that one."""
+    return f"ended!{taken}"
+
+
+def hold_key_of(held: Answer, entitlement: str) -> UUID:
+    """The inbox key of the taking of one item of a hold."""
+    return event_key(_source(held.caller), _event_id(entitlement, held.key))
+
+
+def _source(caller: str) -> str:
+    return f"{REQUEST_PREFIX}{caller}"
+
+
+def _event_id(entitlement: str, key: str) -> str:
+    return f"{entitlement}@{key}"  # no key of an entitlement has an @ or an ! in it
+
+
 def granted_of(
     item: Item, units: int, reason: str | None, entries: Iterable[Entry], decision: EntitlementPicture | None
 ) -> Granted:
-    """What became of an item, by the entries that its usage booked."""
+    """What became of an item, by the entries that it booked: what a hold does not cover is not booked yet."""
     covered: dict[UUID | None, int] = {}
     for entry in entries:
-        if entry.line.kind in {Kind.BURN, Kind.OVERAGE}:
+        if entry.line.kind in _GIVING:
             covered[entry.line.grant_id] = covered.get(entry.line.grant_id, 0) + entry.line.units
+    if sum(covered.values()) < units:
+        covered[None] = units - sum(covered.values())
     return Granted(
         entitlement=item.entitlement,
         asked=item.units,
@@ -200,7 +316,10 @@ def granted_of(
     )
 
 
-def refused_answer(request: Request, reason: RequestReason, message: str, now: datetime) -> Answer:
+_GIVING = frozenset({Kind.BURN, Kind.OVERAGE, Kind.HOLD, Kind.CONFIRM})
+
+
+def refused_answer(request: Asked, reason: RequestReason, message: str, now: datetime) -> Answer:
     """The answer to a request that no book was opened for; letters that no text can hold are answered as `?`."""
     return Answer(
         caller=_sayable(request.caller),

@@ -16,7 +16,7 @@ raises `HistoryNeeded`; the caller loads it and decides the customer anew.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -35,6 +35,7 @@ from ledger_worker.domain.ledger import (
     DayState,
     Grant,
     GrantTerms,
+    Hold,
     Kind,
     Line,
     Origin,
@@ -54,6 +55,8 @@ from ledger_worker.domain.places import (
     all_of,
     cut_place,
     first_difference,
+    place_of_hold,
+    place_of_hold_end,
     place_of_usage,
     places_of,
 )
@@ -66,14 +69,15 @@ _MICROSECOND = timedelta(microseconds=1)
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an account ever saw, or everything since a day state.
 
-    All its grants, all reversals of usage, and of usage and booked lines (summed by identity) all, or those that are
-    later than the state `since`.
+    All its grants, all reversals of usage, and of usage, holds and booked lines (summed by identity) all, or those that
+    are later than the state `since`, or were open then.
     """
 
     grants: tuple[Grant, ...]
     usage: tuple[UsageFact, ...]
     lines: tuple[Line, ...]
     reversals: tuple[Reversal, ...] = ()
+    holds: tuple[Hold, ...] = ()
     since: DayState | None = None
 
 
@@ -96,6 +100,7 @@ class Book(Course):
         self.history = history
         self.new_usage: list[UsageFact] = []
         self.new_reversals: list[Reversal] = []
+        self.new_holds: dict[UUID, Hold] = {}
         self.new_lines: list[Line] = []
         self.made: dict[UUID, GrantTerms] = {}
         self.stale_from: datetime | None = None
@@ -106,16 +111,16 @@ class Book(Course):
 
     def ahead(self) -> list[tuple[Transition, GrantTerms]]:
         """What the terms of open grants will make happen behind the book's position, in order."""
-        places = sorted(self._ahead(), key=_by_place)
+        places = sorted(self._ahead_of_grants(), key=_by_place)
         return [(self._transition(place, grant), grant.terms) for place, grant in places]
 
     def due(self, until: datetime) -> list[Transition]:
         """The transitions after the book's position and not after `until`, in their order."""
         if self.next_transition_at is None or self.next_transition_at > until:
             return []
-        places = [(place, grant) for place, grant in self._ahead() if place[0] <= until]
+        places = [(place, what) for place, what in self._ahead() if place[0] <= until]
         places.sort(key=_by_place)
-        return [self._transition(place, grant) for place, grant in places]
+        return [self._transition(place, what) for place, what in places]
 
     def touched_grants(self) -> list[Grant]:
         """The grants that changed since the book was opened, to be stored, in key order."""
@@ -124,7 +129,8 @@ class Book(Course):
             grant = self.grants[grant_id]
             if grant.phase in {Phase.ENDED, Phase.ENDING}:
                 is_cut_later = any(place > (self.place or place) for place in places_of(grant.terms))
-                grant.phase = Phase.ENDING if is_cut_later else Phase.ENDED
+                is_over = not is_cut_later and not self.is_reached_back_to(grant)
+                grant.phase = Phase.ENDED if is_over else Phase.ENDING
             stored.append(grant.value())
         return stored
 
@@ -168,6 +174,39 @@ class Book(Course):
         self.since_state += 1
         return self._booked(self._burn(usage))
 
+    def hold(self, hold: Hold, until: datetime) -> list[Line]:
+        """Units are reserved by a hold: by one step when it is the last happening so far, else by settling again."""
+        return self._book_hold(hold, place_of_hold(hold), self._hold, until)
+
+    def end_hold(self, hold_key: UUID, at: datetime, confirmed: int, until: datetime) -> list[Line]:
+        """The hold ends at `at`, before it expires: so many of its units are used, and the rest comes back.
+
+        One that is not open ended before: nothing comes of it.
+        """
+        held = self.holds.get(hold_key)
+        if held is None:
+            return []
+        hold = msgspec.structs.replace(held.hold, ended_at=at, confirmed=confirmed)
+        if confirmed and hold_key in self.waiting:
+            self._require_since(place_of_hold_end(hold))
+            self.waiting = tuple(key for key in self.waiting if key != hold_key)
+            self.new_holds[hold_key] = hold
+            return self._settle_again(all_of(until), place_of_hold_end(hold))
+        return self._book_hold(hold, place_of_hold_end(hold), self._end_hold, until)
+
+    def _book_hold(self, hold: Hold, place: Place, step: Callable[[Hold], list[Line]], until: datetime) -> list[Line]:
+        if self.leaves_at is None and (self.place is None or place > self.place):
+            self._states_are_stale(place[0])
+            self._pass_day(place)
+            lines = step(hold)
+            self.place = place
+            self.new_holds[hold.hold_key] = hold
+            self._is_ahead_known = False
+            return self._booked(lines)
+        self._require_since(NOWHERE if self.leaves_at is not None else place)
+        self.new_holds[hold.hold_key] = hold
+        return self._settle_again(all_of(until), NOWHERE if self.leaves_at is not None else place)
+
     def reverse(self, reversal: Reversal, until: datetime) -> list[Line]:
         """The named usage is smaller by what is reversed of it, and the account is settled again.
 
@@ -176,7 +215,8 @@ class Book(Course):
         """
         first = all_of(reversal.at)
         history = self._require_since(first)
-        known = {usage.usage_key: usage for usage in (*history.usage, *self.new_usage)}
+        known = {usage.usage_key: place_of_usage(usage) for usage in (*history.usage, *self.new_usage)}
+        known |= {hold.hold_key: place_of_hold_end(hold) for hold in self._all_holds() if hold.confirmed}
         named = {one.usage_key for one in self.reversals() if one.reversal_id == reversal.reversal_id}
         named.add(reversal.usage_key)
         if history.since is not None and not named <= {*known, *self.waiting}:
@@ -184,7 +224,7 @@ class Book(Course):
         self.new_reversals.append(reversal)
         if reversal.usage_key not in known:
             self.wait_for(reversal.usage_key)
-        places = [place_of_usage(known[key]) for key in named if key in known]
+        places = [known[key] for key in named if key in known]
         return self._settle_again(all_of(until), min([first, *places]))
 
     def wait_for(self, usage_key: UUID) -> None:
@@ -198,7 +238,10 @@ class Book(Course):
 
     def has_used(self, usage_key: UUID) -> bool:
         """Whether the usage is one of this account; needs the history."""
-        return any(usage.usage_key == usage_key for usage in (*self._require_history().usage, *self.new_usage))
+        usage = (*self._require_history().usage, *self.new_usage)
+        return any(one.usage_key == usage_key for one in usage) or any(
+            hold.hold_key == usage_key and hold.confirmed for hold in self._all_holds()
+        )
 
     def reversals(self) -> tuple[Reversal, ...]:
         """Every reversal that was told of this account; needs a history."""
@@ -217,20 +260,23 @@ class Book(Course):
         new = tuple(reversal for reversal in reversals if reversal.tie not in known)
         self.history = msgspec.structs.replace(history, reversals=(*history.reversals, *new))
 
-    def adopt(self, usage: Sequence[UsageFact], reversals: Sequence[Reversal], until: Place) -> list[Line]:
-        """Usage of a customer who went on as this one counts here too, and what anyone told to reverse it.
+    def adopt(
+        self, usage: Sequence[UsageFact], holds: Sequence[Hold], reversals: Sequence[Reversal], until: Place
+    ) -> list[Line]:
+        """Usage and holds of a customer who went on as this one count here too, and what anyone told to reverse it.
 
         `reversals` are all that were told of both. The account is settled again.
         """
         self.history = msgspec.structs.replace(self._require_history(), reversals=tuple(reversals))
         self.new_reversals = []
         self.new_usage += usage
+        self.new_holds |= {hold.hold_key: hold for hold in holds}
         return self._settle_again(until if self.place is None else max(until, self.place))
 
-    def leave(self, leaves_at: datetime, until: datetime) -> tuple[list[Line], list[UsageFact]]:
+    def leave(self, leaves_at: datetime, until: datetime) -> tuple[list[Line], list[UsageFact], list[Hold]]:
         """The customer has gone on as another since `leaves_at`: overage and debt leave, usage since then is given up.
 
-        Returns the lines, and that usage.
+        So are holds, as far as they are since then. Returns the lines, that usage, and those holds.
         """
         history = self._require_history()
         self.leaves_at = leaves_at
@@ -239,7 +285,15 @@ class Book(Course):
             history, usage=tuple(usage for usage in history.usage if usage.at < leaves_at)
         )
         self.new_usage = [usage for usage in self.new_usage if usage.at < leaves_at]
-        return self._settle_again(all_of(until)), gone
+        lasting = [hold for hold in self._all_holds() if hold.ends_at > leaves_at]
+        staying = [hold for hold in self._all_holds() if hold.ends_at <= leaves_at]
+        staying += [
+            msgspec.structs.replace(hold, ended_at=leaves_at, confirmed=0) for hold in lasting if hold.at < leaves_at
+        ]
+        self.history = msgspec.structs.replace(self.history, holds=())
+        self.new_holds = {hold.hold_key: hold for hold in staying}
+        going_on = [msgspec.structs.replace(hold, at=max(hold.at, leaves_at)) for hold in lasting]
+        return self._settle_again(all_of(until)), gone, going_on
 
     def parcels(self) -> list[Parcel]:
         """What has left the book, as it is booked."""
@@ -261,13 +315,15 @@ class Book(Course):
 
     def pass_transition(self, transition: Transition) -> list[Line]:
         """One due transition is booked; they must be passed in order. No lines when nothing comes of it."""
-        grant = self.grants[transition.grant_id]
-        if transition.place[1][0] == CUT and self._uncovers(grant.terms):
-            lines = self._settle_again(transition.place)
+        place = transition.place
+        key = transition.hold_key
+        what = self.holds[key].hold if key is not None else self.grants[transition.of_grant]
+        if isinstance(what, BookedGrant) and place[1][0] == CUT and self._uncovers(what.terms):
+            lines = self._settle_again(place)
         else:
-            self._states_are_stale(transition.place[0])
-            self._pass_day(transition.place)
-            lines = self._booked(self._happen(transition.place, grant))
+            self._states_are_stale(place[0])
+            self._pass_day(place)
+            lines = self._booked(self._happen(place, what))
         self.place = max(self.place or transition.place, transition.place)
         self._is_ahead_known = False
         return lines
@@ -314,6 +370,8 @@ class Book(Course):
         """
         if not self.active or (self.last_end is not None and self.last_end > usage.at):
             return False
+        if self.released_at is not None and self.released_at > usage.at:
+            return False
         for grant in self.active:
             terms = grant.terms
             if terms.effective_at > usage.at or terms.suspensions or any(cut.at > usage.at for cut in terms.cuts):
@@ -327,13 +385,11 @@ class Book(Course):
         self.new_lines += lines
         return lines
 
-    def _transition(self, place: Place, grant: BookedGrant) -> Transition:
-        return Transition(
-            place=place,
-            grant_id=grant.terms.grant_id,
-            entitlement=self.entitlement.key,
-            set_by=grant.set_by,
-        )
+    def _transition(self, place: Place, what: BookedGrant | Hold) -> Transition:
+        name = self.entitlement.key
+        if isinstance(what, Hold):
+            return Transition(place=place, entitlement=name, set_by=0, hold_key=what.hold_key)
+        return Transition(place=place, entitlement=name, set_by=what.set_by, grant_id=what.terms.grant_id)
 
     def _first_touched(self, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]) -> Place | None:
         """The first place at or before the book's position at which the new terms change anything; None: none."""
@@ -460,7 +516,8 @@ class Book(Course):
             booked = [line for line in booked if line.at > since.at]
             usage = [fact for fact in usage if fact.at > since.at]
             run = self._run_from(since, booked, usage)
-        target = run.run_all(usage, (*history.reversals, *self.new_reversals), until, arriving, since)
+        reversals = (*history.reversals, *self.new_reversals)
+        target = run.run_all(usage, reversals, until, self._all_holds(), arriving, since)
         difference = _difference(booked, target)
         self._states_are_stale(BEGINNING if since is None else since.at + _MICROSECOND)
         self._take_over(run)
@@ -468,6 +525,11 @@ class Book(Course):
         self.stated_until = run.new_states[-1].at if run.new_states else None if since is None else since.at
         self.since_state = run.since_state
         return self._booked(difference)
+
+    def _all_holds(self) -> list[Hold]:
+        """The holds of the history, as they are by now."""
+        holds = {hold.hold_key: hold for hold in self._require_any_history().holds}
+        return list((holds | self.new_holds).values())
 
     def fresh_run(self) -> Course:
         """A book in which nothing has happened yet, with the same terms; children by regrant are made by the run."""
@@ -496,6 +558,7 @@ class Book(Course):
             elif grant.terms.origin is not Origin.REGRANT:
                 run.grants[grant_id] = not_begun(grant)
         known = {fact.usage_key for fact in usage}.union(self.waiting)
+        known |= {hold.hold_key for hold in self._all_holds() if hold.confirmed and hold.ends_at > since.at}
         is_enough = (
             len(stood.keys() - run.grants.keys()) == 0
             and not any(line.grant_id in over or line.kind in LEAVING | ARRIVING for line in booked)
@@ -574,7 +637,7 @@ def _difference(booked: Iterable[Line], target: Iterable[Line]) -> list[Line]:
     return [Line(*identity, delta) for identity, delta in units.items() if delta]
 
 
-def _by_place(happening: tuple[Place, BookedGrant | UsageFact]) -> Place:
+def _by_place(happening: tuple[Place, BookedGrant | Hold]) -> Place:
     return happening[0]
 
 

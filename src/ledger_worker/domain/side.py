@@ -136,7 +136,7 @@ class Side:
         name = (
             self.customer_id,
             transition.kind,
-            str(transition.grant_id),
+            str(transition.hold_key or transition.grant_id),
             transition.place[0].isoformat(timespec="microseconds"),
             transition.place[1],
             str(transition.set_by),
@@ -151,6 +151,7 @@ class Side:
                 instant=transition.place[0],
                 kind=transition.kind,
                 grant_id=transition.grant_id,
+                hold_key=transition.hold_key,
             ),
         )
 

@@ -16,7 +16,7 @@ from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.requests import answer_requests
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy
 from ledger_worker.domain.events import Event, UsageRecorded
-from ledger_worker.domain.requests import Answer, Item, Request, usage_event
+from ledger_worker.domain.requests import Answer, Item, Request, granted_event
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import pictures
@@ -92,7 +92,7 @@ def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits
 def history_of(answers: Iterable[Answer]) -> list[Event]:
     """What was granted, as the events that the ledger recorded; of requests for one entitlement each."""
     return [
-        usage_event(
+        granted_event(
             _request(answer.key, answer.customer_id, item.entitlement, item.asked),
             UsageRecorded(entitlement=item.entitlement, units=item.granted),
             answer.recorded_at,

@@ -218,6 +218,10 @@ def entry_words(
         Kind.PAY_OVERAGE: f"{amount} of overage ({usage}) paid at {at} by {grant}",
         Kind.MOVE: f"{amount} of {grant} went on at {at} to {receiver}",
         Kind.RECEIVE: f"{amount} received at {at} by {grant}",
+        Kind.HOLD: f"{amount} of {grant} held since {at} ({usage})",
+        Kind.RELEASE: f"{amount} of {grant} released at {at} ({usage})",
+        Kind.CONFIRM: f"{amount} of {grant} that were held used at {at} ({usage})",
+        Kind.REVOKE_HELD: f"{amount} of {grant} that were held ({usage}) taken back at {at} by {cut}",
     }[line.kind]
     return words if line.units > 0 else f"corrected, no longer so: {words}"
 

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Row, text
 
 from ledger_worker.domain.decided import BookedAccount
-from ledger_worker.domain.ledger import Account, Debt, Grant, GrantTerms, Phase
+from ledger_worker.domain.ledger import Account, Claim, Debt, Grant, GrantTerms, OpenHold, Phase
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
 __all__ = [
@@ -31,6 +31,9 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     owed: tuple[Debt, ...] = ()
     overage_since: tuple[tuple[datetime, int], ...] = ()
     waiting: tuple[UUID, ...] = ()
+    holds: tuple[OpenHold, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    released_at: datetime | None = None
 
 
 _CARRIED = msgspec.msgpack.Decoder(Carried)
@@ -195,6 +198,9 @@ def read_accounts(
             level=level,
             next_transition_at=next_transition_at,
             waiting=held_over.waiting,
+            holds=held_over.holds,
+            claims=held_over.claims,
+            released_at=held_over.released_at,
             stated_until=stated_until,
             since_state=since_state,
         )
@@ -284,9 +290,10 @@ _NOTHING_CARRIED = Carried()
 
 
 def _carried(account: Account) -> bytes | None:
-    if not account.owed and not account.overage_since and not account.waiting:
-        return None
-    return msgspec.msgpack.encode(Carried(account.owed, account.overage_since, account.waiting))
+    carried = Carried(
+        account.owed, account.overage_since, account.waiting, account.holds, account.claims, account.released_at
+    )
+    return None if carried == _NOTHING_CARRIED else msgspec.msgpack.encode(carried)
 
 
 def _asked(pairs: Sequence[Pair]) -> Mapping[str, str]:

@@ -8,8 +8,9 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decided import BookedAccount
-from ledger_worker.domain.events import UsageReversed, fact_of
-from ledger_worker.domain.ledger import DayState, Grant, Kind, Line, Reversal, UsageFact
+from ledger_worker.domain.events import HoldFact, UsageReversed, fact_of
+from ledger_worker.domain.holds import HoldsTold, pieces
+from ledger_worker.domain.ledger import DayState, Grant, Hold, Kind, Line, Reversal, UsageFact
 from ledger_worker.domain.owners import Merges, goes_on_as, same_persons
 from ledger_worker.domain.settlement import History, granted_ahead
 from ledger_worker.domain.sources import NO_MERGES
@@ -83,6 +84,15 @@ JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = aske
 WHERE event.type = 'UsageReversed'
 """)
 
+_READ_HOLDS = text("""
+SELECT event.customer_id, event.entitlement, event.counted_at, event.payload, event.event_source, event.event_id
+FROM unnest(CAST(:ids AS text[]), CAST(:entitlements AS text[]), CAST(:after AS timestamptz[]))
+    AS asked (customer_id, entitlement, after)
+JOIN event ON event.customer_id = asked.customer_id AND event.entitlement = asked.entitlement
+WHERE event.type IN ('HoldTaken', 'HoldConfirmed', 'HoldReleased')
+  AND event.counted_at > coalesce(asked.after, '-infinity')
+""")
+
 _READ_LINES = text("""
 SELECT entry.customer_id, entry.entitlement, entry.kind, entry.at, entry.grant_id, entry.usage_key, entry.cut_id,
        CAST(sum(entry.units) AS bigint)
@@ -136,6 +146,7 @@ def read_histories(
             for each in same.get(teller, (teller,)):
                 if (each, entitlement) in reversals:
                     reversals[each, entitlement].append(reversal)
+    holds = _holds(connection, told, since, merges)
     for customer_id, entitlement, kind, at, grant_id, usage_key, cut_id, units in connection.execute(
         _READ_LINES, asked
     ).all():
@@ -148,10 +159,32 @@ def read_histories(
             usage=tuple(usage[pair]),
             lines=tuple(lines[pair]),
             reversals=tuple(reversals[pair]),
+            holds=tuple(holds.get(pair, ())),
             since=since.get(pair),
         )
         for pair in pairs
     }
+
+
+def _holds(
+    connection: Connection, told: Mapping[str, str], since: Mapping[Pair, DayState], merges: Merges
+) -> dict[Pair, list[Hold]]:
+    """The holds that were open since the states, or ever, of whoever had them at their time."""
+    told_of: dict[str, HoldsTold] = {}
+    for (customer_id, entitlement), state in since.items():
+        known = told_of.setdefault(entitlement, HoldsTold())
+        for open_hold in state.account.holds:
+            known.know(customer_id, open_hold.hold)
+    for teller, entitlement, counted_at, payload, event_source, event_id in connection.execute(_READ_HOLDS, told).all():
+        fact = fact_of(bytes(payload))
+        if isinstance(fact, HoldFact):
+            told_of.setdefault(entitlement, HoldsTold()).tell(teller, fact, event_source, event_id, counted_at)
+    found: dict[Pair, list[Hold]] = {}
+    for entitlement, known in told_of.items():
+        for teller, hold in known.all():
+            for owner, piece in pieces(hold, teller, merges):
+                found.setdefault((owner, entitlement), []).append(piece)
+    return found
 
 
 def earliest_counted(connection: Connection, customer_id: str, usage_keys: Sequence[UUID]) -> datetime | None:

@@ -11,6 +11,8 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decided import DecidedEvent
 from ledger_worker.domain.events import (
+    HoldConfirmed,
+    HoldFact,
     OfferReached,
     OfSource,
     TransitionsDue,
@@ -76,9 +78,9 @@ def _row(
     event = decided.event
     fact = event.fact
     source = entitlement = units = None
-    if isinstance(fact, UsageRecorded | UsageReversed):
+    if isinstance(fact, UsageRecorded | UsageReversed | HoldConfirmed):
         entitlement, units = fact.entitlement, fact.units
-    elif isinstance(fact, TransitionsDue):
+    elif isinstance(fact, TransitionsDue | HoldFact):
         entitlement = fact.entitlement
     elif isinstance(fact, OfferReached):
         source = fact.source_key

@@ -27,14 +27,16 @@ from ledger_worker.domain.catalogue import (
 )
 from ledger_worker.domain.events import (
     Event,
+    HoldConfirmed,
     PurchaseTransferred,
     SubscriptionTransferred,
     UsageRecorded,
     UsageReversed,
 )
+from ledger_worker.local.oracle.holds import Holds
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
-ENDS, BEGINS, CUTS, PAYMENT, USAGE = range(5)
+ENDS, BEGINS, CUTS, PAYMENT, HOLD_ENDS, USAGE = range(6)
 """Settlement: the order of what happens at one instant. Whether a grant is suspended is asked when it matters."""
 
 PERCENT = 100
@@ -65,9 +67,7 @@ class Reversal(NamedTuple):
 
 
 class Unit(msgspec.Struct, eq=False):
-    """One unit of a grant. `by` is the reversal by which it came back, where that may grant it once more."""
-
-    by: Reversal | None = None
+    """One unit of a grant."""
 
 
 class UsedUnit(msgspec.Struct, eq=False, kw_only=True):
@@ -89,8 +89,8 @@ class UsedUnit(msgspec.Struct, eq=False, kw_only=True):
 class Held(msgspec.Struct, eq=False, kw_only=True):
     """A grant and its units, each in one pile; of an unlimited grant there are only the used ones.
 
-    `free` has units that came back first, so that they are the last to be taken. `used` is in order of covering. `open`
-    is what a cut has asked for and not taken.
+    `used` is in order of covering. `open` is what a cut has asked for and not taken. For each unit that came back by a
+    reversal and may be granted once more, `came_back` has that.
     """
 
     made: Made
@@ -101,6 +101,7 @@ class Held(msgspec.Struct, eq=False, kw_only=True):
     expired: list[Unit] = msgspec.field(default_factory=list)
     revoked: list[Unit] = msgspec.field(default_factory=list)
     moved: list[Unit] = msgspec.field(default_factory=list)
+    held: list[Unit] = msgspec.field(default_factory=list)
     open: dict[str, int] = msgspec.field(default_factory=dict)
     came_back: list[Reversal] = msgspec.field(default_factory=list)
     has_begun: bool = False
@@ -114,7 +115,8 @@ class Held(msgspec.Struct, eq=False, kw_only=True):
     @property
     def granted(self) -> int:
         """Every unit that it ever had."""
-        return len(self.free) + len(self.used) + len(self.expired) + len(self.revoked) + len(self.moved)
+        piles = (self.free, self.held, self.used, self.expired, self.revoked, self.moved)
+        return sum(len(pile) for pile in piles)
 
     @property
     def is_active(self) -> bool:
@@ -149,7 +151,7 @@ class Held(msgspec.Struct, eq=False, kw_only=True):
         return units
 
     def move(self, most: int, to: "Held") -> None:
-        """Units that are available, at most so many, go on in another grant; what came back is the last to go."""
+        """Units that are available, at most so many, go on in another grant."""
         for _ in range(min(most, len(self.free))):
             self.moved.append(self.free.pop())
             to.free.append(Unit())
@@ -179,6 +181,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     forgiven: int
     limit: int | None
     used_in_force: int
+    held_in_force: int
     overage_counted: int
     over_allocated: int
     level: int | None
@@ -207,25 +210,54 @@ def outcomes(
     customers |= {one.fact.to_customer_id for one in once if isinstance(one.fact, TRANSFERS)}
     found = {}
     for key, entitlement in catalogue.entitlements.items():
-        walk = Walk(entitlement, terms, name, at)
-        walk.tell(once, telling)
-        walk.run()
+        walk = walked(entitlement, terms, name, at, once, telling)
         found.update({(customer, key): walk.outcome(customer) for customer in customers})
     return found
+
+
+def walked(
+    entitlement: Entitlement,
+    terms: Terms,
+    name: NameOfGrant,
+    at: datetime,
+    events: Sequence[Event],
+    telling: Telling | None,
+) -> "Walk":
+    """The walk up to `at`; again and again, until nothing new follows a transfer."""
+    follows: Counter[UUID] = Counter()
+    while True:
+        walk = Walk(entitlement, terms, name, at, follows)
+        walk.tell(events, telling)
+        walk.run()
+        if walk.followed == follows:
+            return walk
+        follows = walk.followed
 
 
 class Walk:
     """One entitlement of all customers, walked from the first instant to `until`."""
 
-    def __init__(self, entitlement: Entitlement, terms: Terms, name: NameOfGrant, until: datetime) -> None:
+    HOLD_ENDS, USAGE = HOLD_ENDS, USAGE
+
+    def __init__(
+        self,
+        entitlement: Entitlement,
+        terms: Terms,
+        name: NameOfGrant,
+        until: datetime,
+        follows: Mapping[UUID, int],
+    ) -> None:
         self.entitlement = entitlement
         self.terms = terms
         self.name = name
         self.until = until
+        self.follows = follows
+        self.followed: Counter[UUID] = Counter()
         self.grants: dict[UUID, Held] = {}
         self.used: list[UsedUnit] = []
         self.coverings = 0
         self.numbered = 0
+        self.holds = Holds(self)
         self.ended_last: dict[str, datetime] = {}
         self.happenings: list[tuple[datetime, int, tuple[str | int, ...], int, Callable[[], None]]] = []
         own = [one for one in terms.made if one.grant.entitlement == entitlement.key]
@@ -237,7 +269,7 @@ class Walk:
         terms = made.grant
         parent = self.grants[terms.parent] if terms.parent else None
         grant = self.grants[terms.name] = Held(made=made, parent=parent)
-        grant.free = [Unit() for _ in range(terms.units or 0)]
+        grant.free = [Unit() for _ in range((terms.units or 0) + self.follows.get(terms.name, 0))]
         if parent:
             parent.children.append(grant)
         tie = (terms.name.hex,)
@@ -276,6 +308,7 @@ class Walk:
             tie = (*usage, event.customer_id)
             taken_back = reversals.get((event.customer_id, usage), [])
             self.at(when, USAGE, tie, partial(self.use, event, when, taken_back, burns=burns))
+        self.holds.tell(events, reversals)
         for old, merge in self.terms.aliases.merges:
             self.at(merge.at, ENDS, (0, merge.why), partial(self.merge, old, merge.at))
 
@@ -291,6 +324,11 @@ class Walk:
         """
         aliases = self.terms.aliases
         known = {(one.customer_id, (one.event_source, one.event_id)) for one in told}
+        known |= {
+            (one.customer_id, (one.event_source, one.fact.hold_event_id))
+            for one in events
+            if isinstance(one.fact, HoldConfirmed) and self.is_about(one.fact.entitlement)
+        }
         last: dict[tuple[str, str], tuple[Event, tuple[str, UsageKey], Reversal]] = {}
         for event in sorted(events, key=lambda one: (one.occurred_at, one.event_source, one.event_id)):
             fact, customer = event.fact, event.customer_id
@@ -312,6 +350,7 @@ class Walk:
 
     def merge(self, old: str, at: datetime) -> None:
         """Merge: all overage and debt becomes the new customer's, and stays owed since its own instants."""
+        self.holds.merge(old, at)
         for one in self.used:
             if one.customer == old and one.state in {"overage", "debt"}:
                 one.customer = self.terms.aliases.of(old, at)
@@ -331,6 +370,27 @@ class Walk:
         grant.has_ended = True
         if grant.counts and terms.end is not None:
             self.ended_last[terms.holder] = terms.end
+        self.pass_on(grant)
+        # Of what came back and was used again all the same, the first reversals still get theirs.
+        first = sorted(grant.came_back, key=lambda one: (one.at, one.tie))
+        for reversal in first[: len(grant.free)]:
+            grant.moved.append(grant.free.pop())
+            self.granted_again(grant, reversal).free.append(Unit())
+        grant.expired += grant.free
+        grant.free.clear()
+
+    def follow(self, grant: Held) -> None:
+        """Transfer: what comes back to the giver later is the receiver's since the transfer."""
+        for receiver in grant.children:
+            if receiver.terms.origin == "transfer":
+                self.followed[receiver.terms.name] += len(grant.free)
+                grant.moved += grant.free
+                grant.free.clear()
+
+    def pass_on(self, grant: Held) -> list[Held]:
+        """Ending: what is available moves with a transfer, or rolls over; returns to whom it may have."""
+        terms = grant.terms
+        receivers = []
         for receiver in grant.children:
             if receiver.terms.origin == "transfer":
                 grant.move(len(grant.free), receiver)
@@ -338,14 +398,8 @@ class Walk:
             child = self.grants[terms.rolls_into]
             if child.terms.holder == terms.holder:
                 grant.move(terms.rollover_max - self.rolled_into(child.terms), child)
-        # Of what came back and was used again all the same, the first reversals still get theirs.
-        came_back = [unit for unit in grant.free if unit.by]
-        first = sorted(grant.came_back, key=lambda one: (one.at, one.tie))
-        for unit, reversal in zip(came_back, first, strict=False):
-            grant.moved.append(unit)
-            self.granted_again(grant, reversal).free.append(Unit())
-        grant.expired += [unit for unit in grant.free if not unit.by]
-        grant.free.clear()
+                receivers.append(child)
+        return receivers
 
     def rolled_into(self, child: Given) -> int:
         """Roll-over: what all children of one allowance, item and period have received together."""
@@ -413,19 +467,30 @@ class Walk:
         if self.entitlement.overage is OveragePolicy.CARRY:
             self.owe([one for one in burnt if one.state == "overage"], at, USAGE)
 
+    def use_one(self, usage: UsageKey, customer: str, at: datetime) -> UsedUnit:
+        """One unit is used, and nothing covers it yet."""
+        one = UsedUnit(usage=usage, customer=customer, at=at)
+        self.used.append(one)
+        return one
+
     def cover(self, grant: Held, one: UsedUnit) -> bool:
         """Whether the grant had a unit for it, which it then covers."""
         if grant.terms.units is not None:
             if not grant.free:
                 return False
             one.unit = grant.free.pop()
-        self.coverings += 1
-        one.state, one.grant, one.covered_as, one.owed_since = "covered", grant, self.coverings, None
-        grant.used.append(one)
+        self.cover_with(one, grant, one.unit)
         return True
 
+    def cover_with(self, one: UsedUnit, grant: Held, unit: Unit | None) -> None:
+        """The grant's unit covers it."""
+        self.coverings += 1
+        one.state, one.grant, one.covered_as, one.owed_since = "covered", grant, self.coverings, None
+        one.unit = unit
+        grant.used.append(one)
+
     def give_back(self, one: UsedUnit, reversal: Reversal) -> None:
-        """The unit was not used after all; its grant has it as one that came back, and stays one when used again."""
+        """The unit was not used after all; its grant has it again."""
         grant, unit = one.grant, one.unit
         if grant is None:
             return
@@ -435,10 +500,8 @@ class Walk:
         allowance, end = grant.made.allowance, grant.terms.end
         is_regranted = allowance is not None and allowance.return_after_end is ReturnAfterEnd.REGRANT
         if is_regranted and end is not None and reversal.at >= end:
-            unit.by = reversal
             grant.came_back.append(reversal)
-        place = sum(other.by is not None for other in grant.free) if unit.by else len(grant.free)
-        grant.free.insert(place, unit)
+        grant.free.append(unit)
 
     def owe(self, units: Sequence[UsedUnit], at: datetime, phase: int) -> None:
         """These are owed from now on, in this order."""
@@ -467,14 +530,17 @@ class Walk:
         is_full = cut.policy == "full_with_debt"
         for one in lineage:
             left -= one.revoke(one.free, left)
+        self.holds.found_by(grant, cut, lineage, 0 if is_full else left)
         for one in lineage if is_full else ():
             left -= one.revoke(one.expired, left)
         if is_full:
+            left = self.holds.take_back(lineage, left)
             left = self.uncover(lineage, left, cut.at)
             # Transfer: what reaches beyond the units that moved is taken from what the giver used.
             giver = grant
             while left and giver.parent and giver.terms.origin == "transfer":
                 giver = giver.parent
+                left = self.holds.take_back([giver], left)
                 left = self.uncover([giver], left, cut.at)
         if cut.policy in {"opening", "shrink"}:
             grant.open[cut.why] = left
@@ -523,7 +589,7 @@ class Walk:
         states = Counter(one.state for one in used)
         is_quota = self.entitlement.type is EntitlementType.QUOTA
         is_unlimited = any(one.terms.units is None for one in in_force)
-        limit = sum(len(one.free) + len(one.used) for one in in_force)
+        limit = sum(len(one.free) + len(one.held) + len(one.used) for one in in_force)
         used_in_force = sum(len(one.used) for one in in_force)
         # Thresholds: overage of usage not before the earliest start among these, or, without any, the last end.
         since = min((one.terms.start for one in in_force), default=self.ended_last.get(customer))
@@ -545,6 +611,7 @@ class Walk:
             forgiven=states["forgiven"],
             limit=None if is_unlimited or not is_quota else limit,
             used_in_force=used_in_force,
+            held_in_force=sum(len(one.held) for one in in_force),
             overage_counted=counted,
             over_allocated=sum(sum(one.open.values()) for one in active),
             level=None if is_unlimited or not is_quota else self.level(limit, used_in_force + counted),
@@ -564,7 +631,9 @@ class Walk:
         if any(one.terms.units is None or one.free for one in in_force):
             return "active"
         return (
-            "exhausted" if any(one.used for one in in_force) or not any(one.granted for one in in_force) else "revoked"
+            "exhausted"
+            if any(one.used or one.held for one in in_force) or not any(one.granted for one in in_force)
+            else "revoked"
         )
 
     def reason(self, state: str, in_force: Sequence[Held], *, is_in_debt: bool) -> str:
@@ -592,6 +661,7 @@ def counted_units(grant: Held) -> dict[str, int | None]:
     return {
         "granted": grant.granted,
         "available": len(grant.free),
+        "held": len(grant.held),
         "used": len(grant.used),
         "expired": len(grant.expired),
         "revoked": len(grant.revoked),

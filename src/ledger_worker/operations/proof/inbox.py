@@ -1,5 +1,6 @@
 """The inbox of one customer: each event's key, hash and columns follow from its id and its payload."""
 
+from collections import defaultdict
 from datetime import datetime
 from typing import assert_never
 
@@ -7,6 +8,8 @@ from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
     Fact,
+    HoldConfirmed,
+    HoldFact,
     OfferReached,
     OfSource,
     OwnFact,
@@ -19,6 +22,7 @@ from ledger_worker.domain.events import (
     fact_of,
     source_key,
 )
+from ledger_worker.domain.holds import HoldsTold
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.usage import counts_at, reversal_of, usage_of
@@ -32,13 +36,14 @@ __all__ = ["check_events"]
 
 
 def check_events(member: Member, findings: Findings) -> None:
-    """Every event of the inbox was looked at; facts, usage and reversals that can be read are with the member.
+    """Every event of the inbox was looked at; facts, usage, holds and reversals that can be read are with the member.
 
     So is the first that the customer was merged by: what is told after that changes nothing.
     """
     merged_since: datetime | None = None
     unread_merge: datetime | None = None
     instants: set[datetime] = set()
+    holds: dict[str, HoldsTold] = defaultdict(HoldsTold)
     for row in member.rows.events:
         findings.looked_at[Check.EVENT] += 1
         member.events[row.event_key] = row
@@ -66,9 +71,13 @@ def check_events(member: Member, findings: Findings) -> None:
             member.facts.append((row, event))
         elif isinstance(fact, UsageRecorded | UsageReversed):
             _count(member, row, fact)
+        elif isinstance(fact, HoldFact):
+            holds[fact.entitlement].tell(row.customer_id, fact, row.event_source, row.event_id, row.occurred_at)
         elif isinstance(fact, CustomersMerged) and (merged_since is None or row.recorded_at < merged_since):
             merged_since = row.recorded_at
             member.merge = Merge(merge_id=fact.merge_id, at=_counted_at(row), into=fact.into_customer_id)
+    for entitlement, told in holds.items():
+        member.holds[entitlement] = [hold for _, hold in told.all()]
     customer = member.rows.customer
     if unread_merge is not None and customer is not None and (merged_since is None or unread_merge < merged_since):
         # By what the customer's row says of it, everything else of those it ties can be proven.
@@ -109,8 +118,10 @@ def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
 
 def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | None, int | None, datetime | None]:
     """What the columns source_key, entitlement, units and counted_at hold of a fact."""
-    if isinstance(fact, UsageRecorded | UsageReversed):
+    if isinstance(fact, UsageRecorded | UsageReversed | HoldConfirmed):
         return None, fact.entitlement, fact.units, counted_at
+    if isinstance(fact, HoldFact):
+        return None, fact.entitlement, None, counted_at
     if isinstance(fact, TransitionsDue):
         return None, fact.entitlement, None, None
     if isinstance(fact, OfferReached):

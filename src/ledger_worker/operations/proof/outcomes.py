@@ -21,6 +21,9 @@ from ledger_worker.domain.events import (
     CustomersMerged,
     EntitlementAssigned,
     Fact,
+    HoldConfirmed,
+    HoldReleased,
+    HoldTaken,
     OfferReached,
     OfSource,
     PurchaseCompleted,
@@ -36,8 +39,10 @@ from ledger_worker.domain.events import (
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
+    event_key,
 )
 from ledger_worker.domain.outcomes import Outcome
+from ledger_worker.domain.requests import end_id
 from ledger_worker.domain.usage import LATE_OUTCOMES, reversal_of
 from ledger_worker.operations.proof.findings import Check, Findings
 from ledger_worker.operations.proof.rows import EventRow, Member, event_name
@@ -95,6 +100,9 @@ _OUTCOMES: Mapping[type[Fact], frozenset[str]] = {
         {Outcome.ALREADY_MERGED.value, Outcome.CONTRADICTED.value, Outcome.APPLIED.value},
     ),
     TransitionsDue: frozenset({Outcome.APPLIED.value}),
+    HoldTaken: frozenset({Outcome.APPLIED.value}),
+    HoldConfirmed: frozenset({Outcome.APPLIED.value}),
+    HoldReleased: frozenset({Outcome.APPLIED.value}),
     OfferReached: frozenset({Outcome.NO_EFFECT.value, Outcome.APPLIED.value}),
     PurchaseCompleted: _FIRST_OF_SOURCE | _ENTERING | {Outcome.NO_PERIOD.value},
     PurchaseRefunded: _TAKING,
@@ -113,6 +121,7 @@ _OUTCOMES: Mapping[type[Fact], frozenset[str]] = {
     AssignmentRenewed: _RULED_OUT,
 }
 """By type of fact; a fact about a source that is not here can have what all of them can."""
+_USING = frozenset({UsageRecorded.__name__, HoldConfirmed.__name__})
 _TAKES = frozenset({PurchaseRefunded.__name__, ChargebackLost.__name__})
 
 
@@ -140,9 +149,11 @@ def _is_wrong_of_reversal(row: EventRow, fact: UsageReversed, member: Member, *,
         return ""
     content = _content(row, fact)
     usage = member.events.get(content[1])
+    if usage is not None and usage.type == HoldTaken.__name__:
+        usage = member.events.get(event_key(usage.event_source, end_id(usage.event_id)))
     is_known = (
         usage is not None
-        and usage.type == UsageRecorded.__name__
+        and usage.type in _USING
         and usage.entitlement == fact.entitlement
         and usage.recorded_at < row.recorded_at
     )

@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from ledger_worker.domain.ledger import Reversal, UsageFact
+from ledger_worker.domain.holds import pieces
+from ledger_worker.domain.ledger import Hold, Reversal, UsageFact
 from ledger_worker.domain.owners import Merges, goes_on_as
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.rows import Member
@@ -14,7 +15,8 @@ __all__ = ["check_aliases", "persons_of"]
 def persons_of(members: Mapping[str, Member], merges: Merges) -> list[Sequence[Member]]:
     """The members by person, most often each alone.
 
-    Usage is then with whoever its customer was at its instant, and reversals with all ids of the person.
+    Usage is then with whoever its customer was at its instant, holds with whoever it was at their time, and reversals
+    with all ids of the person.
     """
     persons: dict[str, list[Member]] = {}
     for customer_id, member in members.items():
@@ -40,18 +42,27 @@ def check_aliases(members: Mapping[str, Member], merges: Merges, findings: Findi
 
 def _hand_over(same: Sequence[Member], merges: Merges) -> None:
     usage: dict[tuple[str, str], list[UsageFact]] = defaultdict(list)
+    holds: dict[tuple[str, str], list[Hold]] = defaultdict(list)
     reversals: dict[str, list[Reversal]] = defaultdict(list)
     for member in same:
         for entitlement, facts in member.usage.items():
             for fact in facts:
                 usage[goes_on_as(member.customer_id, merges, fact.at), entitlement].append(fact)
+        for entitlement, own in member.holds.items():
+            for hold in own:
+                for user, piece in pieces(hold, member.customer_id, merges):
+                    holds[user, entitlement].append(piece)
         for entitlement, told in member.reversals.items():
             reversals[entitlement] += told
     for member in same:
         member.has_aliases = True
         member.usage.clear()
+        member.holds.clear()
         member.reversals.clear()
         member.reversals.update(reversals)
         for (user, entitlement), facts in usage.items():
             if user == member.customer_id:
                 member.usage[entitlement] = facts
+        for (user, entitlement), theirs in holds.items():
+            if user == member.customer_id:
+                member.holds[entitlement] = theirs

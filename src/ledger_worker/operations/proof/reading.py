@@ -67,6 +67,9 @@ def _account(row: AccountRow, carried: Carried) -> Account:
         level=row.level,
         next_transition_at=row.next_transition_at,
         waiting=carried.waiting,
+        holds=carried.holds,
+        claims=carried.claims,
+        released_at=carried.released_at,
         stated_until=row.stated_until,
         since_state=row.since_state,
     )

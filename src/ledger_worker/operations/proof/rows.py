@@ -12,7 +12,7 @@ import msgspec
 
 from ledger_worker.domain.catalogue import Catalogue, Entitlement
 from ledger_worker.domain.events import Event, UsageReversed
-from ledger_worker.domain.ledger import Account, Grant, GrantTerms, Line, Reversal, UsageFact
+from ledger_worker.domain.ledger import Account, Grant, GrantTerms, Hold, Line, Reversal, UsageFact
 from ledger_worker.domain.owners import Merge
 
 __all__ = [
@@ -237,9 +237,9 @@ class Member:
     """One customer of a group under proof, its accounts by entitlement, and what the checks have read of its rows.
 
     `events` are those of its inbox by key, `facts` those about sources, `reversed` those of reversals; `usage`,
-    `reversals`, `lines` and `grants` are by entitlement. `said` is the posting that last set the terms of each grant,
-    and the terms. `merge` is the one that made the customer an alias, by its inbox; `has_aliases` that the person has
-    other ids. `settled` are the entitlements whose account settled again is as booked. `unread` is of
+    `holds`, `reversals`, `lines` and `grants` are by entitlement. `said` is the posting that last set the terms of each
+    grant, and the terms. `merge` is the one that made the customer an alias, by its inbox; `has_aliases` that the
+    person has other ids. `settled` are the entitlements whose account settled again is as booked. `unread` is of
     the whole group.
     """
 
@@ -254,6 +254,7 @@ class Member:
         self.has_aliases = False
         self.usage: dict[str, list[UsageFact]] = defaultdict(list)
         self.reversals: dict[str, list[Reversal]] = defaultdict(list)
+        self.holds: dict[str, list[Hold]] = defaultdict(list)
         self.reversed: list[tuple[EventRow, UsageReversed]] = []
         self.lines: dict[str, list[Line]] = defaultdict(list)
         self.said: dict[UUID, tuple[int, GrantTerms]] = {}

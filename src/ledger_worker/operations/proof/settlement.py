@@ -80,6 +80,7 @@ def _history(member: Member, entitlement: str) -> History:
         usage=tuple(member.usage.get(entitlement, ())),
         lines=tuple(member.lines.get(entitlement, ())),
         reversals=tuple(member.reversals.get(entitlement, ())),
+        holds=tuple(member.holds.get(entitlement, ())),
     )
 
 
@@ -110,6 +111,7 @@ class _Settled:
         self._account = account
         self._history = history
         told = {usage.usage_key for usage in history.usage}
+        told |= {hold.hold_key for hold in history.holds if hold.confirmed}
         reversed_keys = {reversal.usage_key for reversal in history.reversals}
         # Which id of a person a reversal waits at depends on what had been told; it moves nothing.
         waiting = sorted(reversed_keys.intersection(account.waiting) if member.has_aliases else reversed_keys - told)
@@ -124,7 +126,9 @@ class _Settled:
         stops, self.stood = stood_at(self.run, state_rows(member, entitlement.key))
         self._lines: list[Line] | None
         try:
-            self._lines = self.run.run_all(history.usage, history.reversals, until, arriving, stops=stops)
+            self._lines = self.run.run_all(
+                history.usage, history.reversals, until, history.holds, arriving, stops=stops
+            )
         except HistoryNeeded:
             self._lines = None
 

@@ -104,9 +104,15 @@ def check_usage(person: Sequence[Member], findings: Findings) -> None:
 
 
 def _facts_of(person: Sequence[Member]) -> Iterator[tuple[str, Sequence[UsageFact], Sequence[Reversal]]]:
-    """The usage of each entitlement that each id has, with what was told to reverse it."""
+    """The usage of each entitlement that each id has, confirmed holds too, with what was told to reverse it."""
     for member in person:
-        for entitlement, facts in member.usage.items():
+        for entitlement in member.usage.keys() | member.holds.keys():
+            confirmed = [
+                UsageFact(usage_key=hold.hold_key, at=hold.ends_at, units=hold.confirmed, tie=hold.tie)
+                for hold in member.holds.get(entitlement, ())
+                if hold.confirmed
+            ]
+            facts = [*member.usage.get(entitlement, ()), *confirmed]
             yield entitlement, facts, member.reversals.get(entitlement, ())
 
 

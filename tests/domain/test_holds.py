@@ -1,0 +1,433 @@
+"""Holds, rule by rule: a life of a few facts, what is held and what became of it by hand, and the oracle agrees.
+
+Everything is asked on the sixth at the earliest, so that what is told `late` lies before it.
+"""
+
+from datetime import datetime
+
+import pytest
+
+from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, LimitPolicy, OnChange, RefundPolicy, ReturnAfterEnd
+from ledger_worker.domain.events import TransitionsDue
+from ledger_worker.domain.holds import HOLDS_MAX
+from ledger_worker.domain.ledger import Kind
+from ledger_worker.domain.requests import HOLD_SECONDS_MAX, Answer, Asked, Confirm, Item, Release, Request, judge
+from tests.domain.agreement import assert_all
+from tests.domain.driver import World
+from tests.domain.telling import (
+    MICROSECOND,
+    PACK_OF_TEN,
+    activated,
+    bought,
+    catalogue,
+    day,
+    dispute_opened,
+    gives,
+    line,
+    merged,
+    offer,
+    order_transferred,
+    plan_changed,
+    quantity_changed,
+    quota,
+    refund_reversed,
+    refunded,
+    renewed,
+    told,
+    usage_reversed,
+    used,
+)
+
+DAY = 86_400
+FULL = catalogue(
+    quota(debt=DebtPolicy.CARRY), offer("pack", gives(10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT))
+)
+
+
+def hold(units: int, key: str = "h", *, seconds: int = 20 * DAY, customer: str = "ada", up_to: bool = False) -> Request:
+    items = (Item(entitlement="api", units=units),)
+    return Request(caller="shop", key=key, customer_id=customer, items=items, hold_seconds=seconds, up_to=up_to)
+
+
+def confirm(units: int | None = None, of: str = "h", *, key: str = "c", customer: str = "ada") -> Confirm:
+    items = () if units is None else (Item(entitlement="api", units=units),)
+    return Confirm(caller="shop", key=key, customer_id=customer, hold=of, items=items)
+
+
+def release(of: str = "h", *, key: str = "r", customer: str = "ada") -> Release:
+    return Release(caller="shop", key=key, customer_id=customer, hold=of)
+
+
+class Told:
+    """A world that is told and asked, each step checked, and read."""
+
+    def __init__(self, offered: Catalogue) -> None:
+        self.world = World(offered)
+        self._ids = 0
+
+    def tell(self, at: datetime, fact: object, *, now: datetime | None = None, customer: str = "ada") -> None:
+        self._ids += 1
+        self.world.tell((told(f"e{self._ids}", at, fact, customer=customer), now or at))  # type: ignore[arg-type]
+        assert_all(self.world)
+
+    def ask(self, at: datetime, asked: Asked) -> Answer:
+        answer = self.world.ask(asked, at)
+        assert_all(self.world)
+        return answer
+
+    def pass_to(self, at: datetime, customer: str = "ada") -> None:
+        self.world.catch_up(at, customer)
+        assert_all(self.world)
+
+    def units(self, at: datetime, customer: str = "ada") -> tuple[int | None, int | None, int | None, int | None]:
+        """What is left, held, used, and overage, as a read shows it."""
+        shown = self.world.picture_of(customer, "api", at)
+        return shown.remaining, shown.held, shown.used, shown.overage
+
+    def kinds(self, customer: str = "ada") -> list[str]:
+        """What was booked but for grants, in order."""
+        entries = [entry for posting in self.world.customers[customer].postings for entry in posting.entries]
+        return [entry.line.kind.value for entry in entries if entry.line.kind is not Kind.GRANTED]
+
+
+@pytest.fixture
+def life() -> Told:
+    told_life = Told(PACK_OF_TEN)
+    told_life.tell(day(1), bought())
+    return told_life
+
+
+# -- taking, confirming, releasing, expiring
+
+
+def test_what_is_held_is_left_to_nobody_and_comes_back_when_it_is_released(life: Told) -> None:
+    answer = life.ask(day(6), hold(7))
+    assert (answer.is_granted, answer.expires_at) == (True, day(26))
+    assert life.units(day(6, 1)) == (3, 7, 0, 0)
+    assert life.ask(day(6, 1), hold(4, "other")).reason == "exhausted"
+
+    assert life.ask(day(7), release()).is_granted
+
+    assert life.units(day(7, 1)) == (10, 0, 0, 0)
+    assert life.kinds() == ["hold", "release"]
+
+
+def test_all_of_it_is_confirmed_without_a_number(life: Told) -> None:
+    life.ask(day(6), hold(7))
+
+    answer = life.ask(day(7), confirm())
+
+    assert [(item.granted, [one.units for one in item.covered]) for item in answer.items] == [(7, [7])]
+    assert life.units(day(7, 1)) == (3, 0, 7, 0)
+
+
+def test_part_of_it_is_confirmed_and_the_rest_comes_back(life: Told) -> None:
+    life.ask(day(6), hold(7))
+    life.ask(day(7), confirm(2))
+
+    assert life.units(day(7, 1)) == (8, 0, 2, 0)
+    assert life.ask(day(8), confirm(1, key="c2")).reason == "hold_ended"
+    assert life.ask(day(8), release()).reason == "hold_ended"
+
+
+def test_up_to_holds_what_is_left(life: Told) -> None:
+    life.tell(day(2), used(8))
+
+    answer = life.ask(day(6), hold(5, up_to=True))
+
+    assert [item.granted for item in answer.items] == [2]
+    assert life.ask(day(7), confirm(3)).reason == "more_than_held"
+    assert life.ask(day(7), confirm(2, key="c2")).is_granted
+    assert life.units(day(8)) == (0, 0, 10, 0)
+
+
+@pytest.mark.parametrize("is_booked", [False, True], ids=["read", "booked"])
+def test_it_expires_at_its_instant_with_nobody_awake(life: Told, *, is_booked: bool) -> None:
+    life.ask(day(6), hold(7, seconds=DAY))
+    if is_booked:
+        life.pass_to(day(9))
+
+    assert life.units(day(7) - MICROSECOND if not is_booked else day(9))[1] == (7 if not is_booked else 0)
+    assert life.units(day(9)) == (10, 0, 0, 0)
+    assert life.ask(day(9), confirm()).reason == "hold_expired"
+    facts = [one.event.fact for one in life.world.inbox.values()]
+    assert [fact.instant for fact in facts if isinstance(fact, TransitionsDue) and fact.kind == "release"] == [day(7)]
+
+
+def test_it_cannot_be_confirmed_at_the_very_instant_at_which_it_expires(life: Told) -> None:
+    life.ask(day(6), hold(7, seconds=DAY))
+
+    assert life.world.ask(confirm(), day(7)).reason == "hold_expired"
+
+
+def test_a_microsecond_before_it_can(life: Told) -> None:
+    life.ask(day(6), hold(7, seconds=DAY))
+
+    assert life.ask(day(7) - MICROSECOND, confirm()).is_granted
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [confirm(of="never"), release("never"), confirm(of="used"), confirm(of="refused"), confirm(customer="bob")],
+    ids=["confirm", "release", "of no hold", "of what was refused", "of another customer"],
+)
+def test_what_was_never_held_is_not_known(life: Told, asked: Asked) -> None:
+    life.tell(day(2), bought(order="o2"), customer="bob")
+    life.ask(day(6), hold(4))
+    life.ask(day(6), hold(40, "refused"))
+    life.ask(day(6), Request(caller="shop", key="used", customer_id="ada", items=(Item(entitlement="api", units=1),)))
+
+    answer = life.ask(day(7), asked)
+
+    assert (answer.is_granted, answer.reason) == (False, "unknown_hold")
+
+
+def test_of_several_entitlements_what_is_not_named_is_released() -> None:
+    life = Told(
+        catalogue(
+            quota(), quota("exports"), offer("pack", gives(10, lasts="forever"), gives(5, "exports", lasts="forever"))
+        )
+    )
+    life.tell(day(1), bought())
+    items = (Item(entitlement="api", units=4), Item(entitlement="exports", units=3))
+    life.ask(day(6), Request(caller="shop", key="h", customer_id="ada", items=items, hold_seconds=DAY))
+
+    answer = life.ask(day(6, 1), confirm(2))
+
+    assert [(item.entitlement, item.granted) for item in answer.items] == [("api", 2), ("exports", 0)]
+    assert life.units(day(6, 2)) == (8, 0, 2, 0)
+    assert life.world.picture_of("ada", "exports", day(6, 2)).remaining == 5
+
+
+def test_only_so_many_are_open_at_once() -> None:
+    life = World(catalogue(quota(), offer("pack", gives(HOLDS_MAX + 5, lasts="forever"))))
+    life.tell((told("b", day(1), bought()), day(1)))
+    for number in range(HOLDS_MAX):
+        assert life.ask(hold(1, f"h{number}"), day(6)).is_granted
+
+    assert life.ask(hold(1, "more"), day(6)).reason == "too_many_holds"
+    assert life.ask(release("h3"), day(6)).is_granted
+    assert life.ask(hold(1, "again"), day(6)).is_granted
+
+
+# -- what happens under it
+
+
+def test_it_survives_the_end_of_its_grant_and_what_is_released_then_expires() -> None:
+    life = Told(catalogue(quota(), offer("pack", gives(10, lasts="P10D"))))
+    life.tell(day(1), bought())
+    life.ask(day(6), hold(7))
+    life.ask(day(6), hold(2, "kept"))
+    life.pass_to(day(12))
+    assert life.kinds() == ["hold", "hold", "expire"]
+
+    life.ask(day(12), confirm(5))
+    life.ask(day(13), release("kept"))
+
+    assert life.kinds() == ["hold", "hold", "expire", "confirm", "expire", "release", "expire", "release"]
+    (grant,) = life.world.customers["ada"].grants.values()
+    assert (grant.used, grant.expired, grant.held) == (5, 5, 0)
+
+
+def test_what_is_released_after_a_renewal_rolls_over_as_the_rest_did() -> None:
+    life = Told(catalogue(quota(), offer("plan", gives(10, rollover_units=6))))
+    life.tell(day(1), activated(day(1), day(11)))
+    life.ask(day(6), hold(5))
+    life.ask(day(6), hold(3, "other"))
+    life.tell(day(10), renewed(day(11), day(21)))
+    life.pass_to(day(11, 1))
+    assert life.units(day(11, 1)) == (12, 0, 0, 0)  # ten of the new period, two that nobody held
+
+    life.ask(day(12), confirm(1))
+    assert life.units(day(12, 1)) == (16, 0, 0, 0)  # four came back and rolled over
+
+    life.ask(day(12, 2), release("other"))
+    assert life.units(day(12, 3)) == (16, 0, 0, 0)  # no more than six
+
+
+def test_what_a_dispute_suspends_can_be_confirmed_and_nothing_more_held(life: Told) -> None:
+    life.ask(day(6), hold(7))
+    life.tell(day(7), dispute_opened())
+
+    assert life.ask(day(8), hold(1, "more")).reason == "suspended"
+    assert life.ask(day(8), confirm(6)).items[0].covered[0].units == 6
+
+
+def test_a_whole_refund_takes_what_is_held_and_what_is_confirmed_then_is_overage() -> None:
+    life = Told(FULL)
+    life.tell(day(1), bought())
+    life.ask(day(6), hold(4))
+    life.ask(day(6), hold(3, "later"))
+    life.tell(day(7), refunded(quantity=1))
+
+    assert life.kinds() == ["hold", "hold", "revoke", "revoke_held", "revoke_held"]
+    assert life.ask(day(8), confirm(2)).items[0].covered[0].grant_id is None
+    assert life.world.customers["ada"].accounts["api"].overage == 2
+
+
+def test_a_refund_takes_from_under_the_latest_hold_first() -> None:
+    life = Told(catalogue(quota(), offer("pack", gives(1, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT))))
+    life.tell(day(1), bought(line(quantity=10)))
+    life.ask(day(6), hold(5))
+    life.ask(day(6), hold(4, "later"))
+    life.tell(day(7), refunded(quantity=4))
+
+    uncovered = {one.hold.units: one.uncovered for one in life.world.customers["ada"].accounts["api"].holds}
+    assert uncovered == {5: 0, 4: 3}
+
+
+def test_a_refund_that_is_reversed_covers_it_again() -> None:
+    life = Told(FULL)
+    life.tell(day(1), bought())
+    life.ask(day(6), hold(4))
+    life.tell(day(7), refunded())
+    life.tell(day(8), refund_reversed())
+
+    assert life.ask(day(9), confirm()).items[0].covered[0].grant_id is not None
+    assert life.units(day(9, 1)) == (6, 0, 4, 0)
+
+
+def test_a_refund_of_what_is_unused_gets_what_is_released_later() -> None:
+    life = Told(catalogue(quota(), offer("pack", gives(1, lasts="forever"))))
+    life.tell(day(1), bought(line(quantity=10)))
+    life.ask(day(6), hold(9))
+    life.tell(day(7), refunded(quantity=6))  # one is there, five are held
+    assert life.units(day(7, 1)) == (0, 9, 0, 0)
+
+    life.ask(day(8), confirm(2))
+
+    assert life.units(day(8, 1)) == (2, 0, 2, 0)  # five of seven went to the refund
+
+
+def test_fewer_of_a_plan_are_over_allocated_until_what_is_held_comes_back() -> None:
+    life = Told(catalogue(quota(), offer("plan", gives(5))))
+    life.tell(day(1), activated(day(1), day(31)))
+    life.tell(day(2), quantity_changed(2, day(2), "up"))
+    life.ask(day(6), hold(10))
+    life.tell(day(7), quantity_changed(1, day(7), "down"))
+    assert life.world.picture_of("ada", "api", day(7, 1)).over_allocated == 5
+
+    life.ask(day(8), confirm(3))
+
+    assert life.world.picture_of("ada", "api", day(8, 1)).over_allocated == 0
+    assert life.units(day(8, 1)) == (2, 0, 3, 0)
+
+
+def test_a_new_plan_counts_what_was_used_and_not_what_is_held() -> None:
+    offered = catalogue(quota(), offer("plan", gives(10)), offer("more", gives(20, on_change=OnChange.CARRY_USED)))
+    life = Told(offered)
+    life.tell(day(1), activated(day(1), day(31)))
+    life.tell(day(2), used(3))
+    life.ask(day(6), hold(4))
+    life.tell(day(7), plan_changed("more", day(7)))
+
+    assert life.units(day(7, 1)) == (17, 0, 0, 0)
+    life.ask(day(8), confirm())
+    assert life.units(day(8, 1)) == (17, 0, 0, 0)
+
+
+def test_late_usage_takes_from_under_it_and_the_answer_stands(life: Told) -> None:
+    life.ask(day(6), hold(7))
+    life.tell(day(5), used(5), now=day(7))
+
+    answer = life.ask(day(8), confirm())
+
+    assert sorted((one.grant_id is None, one.units) for one in answer.items[0].covered) == [(False, 5), (True, 2)]
+    assert life.units(day(8, 1)) == (0, 0, 10, 2)
+
+
+def test_late_usage_from_before_a_release_is_settled_again(life: Told) -> None:
+    life.ask(day(6), hold(8))
+    life.ask(day(8), release())
+    life.tell(day(7), used(5), now=day(9))
+
+    assert life.units(day(9, 1)) == (8, 0, 2, 3)  # two were left beside the hold
+
+
+def test_what_was_confirmed_can_be_reversed_like_any_usage(life: Told) -> None:
+    life.ask(day(6), hold(8))
+    life.ask(day(7), confirm(6))
+    life.world.tell((told("v", day(8), usage_reversed("api@h", 4), source="request/shop"), day(8)))
+    assert_all(life.world)
+
+    assert life.units(day(9)) == (8, 0, 2, 0)
+
+
+def test_what_was_confirmed_and_reversed_after_the_end_is_granted_once_more() -> None:
+    allowance = gives(10, lasts="P10D", return_after_end=ReturnAfterEnd.REGRANT)
+    life = Told(catalogue(quota(), offer("pack", allowance)))
+    life.tell(day(1), bought())
+    life.ask(day(6), hold(8))
+    life.ask(day(7), confirm(6))
+    life.world.tell((told("v", day(15), usage_reversed("api@h", 4), source="request/shop"), day(15)))
+    assert_all(life.world)
+
+    assert life.units(day(16)) == (4, 0, 0, 0)
+
+
+def test_on_a_soft_limit_more_is_held_than_there_is_and_is_overage_when_confirmed() -> None:
+    life = Told(catalogue(quota(limit=LimitPolicy.SOFT), offer("pack", gives(10, lasts="forever"))))
+    life.tell(day(1), bought())
+    answer = life.ask(day(6), hold(12))
+    assert sorted((one.grant_id is None, one.units) for one in answer.items[0].covered) == [(False, 10), (True, 2)]
+
+    life.ask(day(7), confirm())
+
+    assert life.units(day(7, 1)) == (0, 0, 10, 2)
+
+
+def test_of_an_unlimited_quota_nothing_is_missing_while_it_is_held() -> None:
+    life = Told(catalogue(quota(), offer("pack", gives(None, lasts="forever"))))
+    life.tell(day(1), bought())
+    life.ask(day(6), hold(12))
+    assert life.units(day(6, 1)) == (None, 0, 0, 0)
+
+    life.ask(day(7), confirm(5))
+
+    assert life.units(day(7, 1)) == (None, 0, 5, 0)
+
+
+# -- between customers
+
+
+def test_what_is_released_after_a_transfer_follows_it(life: Told) -> None:
+    life.ask(day(6), hold(7))
+    life.tell(day(8), order_transferred())
+    assert life.units(day(8, 1), "bob")[0] == 3
+
+    life.ask(day(9), confirm(2))
+
+    assert life.units(day(9, 1), "bob") == (8, 0, 0, 0)
+    assert life.world.customers["ada"].accounts["api"].used_total == 2
+
+
+def test_who_goes_on_as_another_takes_it_along(life: Told) -> None:
+    life.ask(day(6), hold(7))
+    life.tell(day(8), merged())
+    assert life.units(day(8, 1), "bob") == (3, 7, 0, 0)
+    assert life.units(day(8, 1)) == (0, 0, 0, 0)
+
+    answer = life.ask(day(9), confirm(2, customer="bob"))
+
+    assert answer.is_granted
+    assert life.units(day(9, 1), "bob") == (8, 0, 2, 0)
+
+
+def test_a_merge_told_late_takes_what_was_confirmed_along(life: Told) -> None:
+    life.ask(day(6), hold(7))
+    life.ask(day(9), confirm(2))
+    life.tell(day(8), merged(), now=day(10))
+
+    assert life.units(day(10, 1), "bob") == (8, 0, 2, 0)
+    assert life.world.customers["ada"].accounts["api"].usage == 0
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, -1, HOLD_SECONDS_MAX + 1, 10**5000], ids=["none", "before", "too long", "absurd"]
+)
+def test_a_time_that_cannot_be_is_impossible(seconds: int) -> None:
+    said = judge(hold(1, seconds=seconds))
+
+    assert said is not None
+    assert said.endswith(f"expected 1 to {HOLD_SECONDS_MAX}")
+    assert judge(hold(1, seconds=HOLD_SECONDS_MAX)) is None
