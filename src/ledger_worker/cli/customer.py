@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ledger_worker.cli import by_hand, consume
+from ledger_worker.cli import asking, by_hand
 from ledger_worker.cli.connections import open_database, read_settings
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, print_table
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="customer", help="What one customer may do, and why; and what is given by hand.", no_args_is_help=True
 )
-for _verb in (consume.consume, by_hand.assign, by_hand.renew, by_hand.extend, by_hand.revoke):
+_ASKING = (asking.consume, asking.hold, asking.confirm, asking.release)
+for _verb in (*_ASKING, by_hand.assign, by_hand.renew, by_hand.extend, by_hand.revoke):
     app.command()(_verb)
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]

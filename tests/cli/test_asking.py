@@ -61,3 +61,55 @@ def test_what_cannot_be_asked_is_said(with_ada: Command, items: tuple[str, ...],
 
     assert ran.status == status
     assert expected in " ".join(ran.errors.split())
+
+
+def test_what_is_held_is_confirmed_in_part_and_the_rest_is_left(with_ada: Command) -> None:
+    held = with_ada("customer", "hold", "ada", "exports=70", "--for", "60", "--key", "h")
+    refused = with_ada("customer", "consume", "ada", "exports=31")
+    confirmed = with_ada("customer", "confirm", "ada", "h", "exports=50")
+    late = with_ada("customer", "release", "ada", "h")
+
+    assert (held.status, held.output.splitlines()[0]) == (0, "exports: 70 held, 30 of 100 left")
+    assert held.output.splitlines()[1].startswith("held under h until 20")
+    assert (refused.status, refused.errors) == (1, "error: exhausted: 31 of exports were asked for and 30 are left\n")
+    assert (confirmed.status, confirmed.output) == (0, "exports: 50 confirmed, 50 of 100 left\n")
+    assert (late.status, late.errors) == (
+        1,
+        "error: hold_ended: what was held under the key h was confirmed or released before\n",
+    )
+    assert with_ada("ledger", "verify").status == 0
+
+
+def test_what_is_released_is_left_again(with_ada: Command) -> None:
+    with_ada("customer", "hold", "ada", "exports=70", "--key", "h")
+    released, again = (with_ada("customer", "release", "ada", "h", "--key", "r") for _ in range(2))
+
+    assert (released.status, released.output) == (0, "exports: 0 confirmed, 100 of 100 left\n")
+    assert again.output == released.output
+    explained = with_ada("customer", "explain", "ada", "exports").output
+    assert "held since" in explained
+    assert "released at" in explained
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("hold", "ada", "exports=1", "--for", "0"), "impossible_value: hold_seconds is 0, expected 1 to"),
+        (("hold", "ada", "exports=101"), "exhausted: 101 of exports were asked for and 100 are left"),
+        (("hold", "nobody", "exports=1"), "not_entitled: customer nobody is not known to the ledger"),
+        (("confirm", "ada", "never"), "unknown_hold: command-line holds nothing of ada under"),
+        (("confirm", "ada", "h", "exports=71"), "more_than_held: 71 of exports were to be confirmed and 70 are held"),
+        (("confirm", "ada", "h", "video=1"), "more_than_held: 1 of video were to be confirmed and 0 are held"),
+        (("release", "nobody", "h"), "not_entitled: customer nobody is not known to the ledger"),
+    ],
+)
+def test_what_cannot_be_held_confirmed_or_released_is_said(
+    with_ada: Command, arguments: tuple[str, ...], expected: str
+) -> None:
+    if "h" in arguments:
+        with_ada("customer", "hold", "ada", "exports=70", "--key", "h")
+
+    ran = with_ada("customer", *arguments)
+
+    assert ran.status == 1
+    assert expected in " ".join(ran.errors.split())

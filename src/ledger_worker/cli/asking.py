@@ -1,0 +1,144 @@
+"""`ledger-worker customer consume | hold | confirm | release`: units are asked for as a service asks for them."""
+
+import re
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
+
+import typer
+
+from ledger_worker.cli.connections import open_database, read_settings
+from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
+
+if TYPE_CHECKING:
+    from ledger_worker.domain.requests import Answer, Asked, Granted
+
+__all__ = ["confirm", "consume", "hold", "release"]
+
+_CALLER = "command-line"
+_NUMBER = re.compile(r"-?[0-9]{1,20}")
+
+_Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
+_Items = Annotated[
+    list[str], typer.Argument(metavar="ENTITLEMENT=UNITS ...", help="What is asked for, such as exports=3.")
+]
+_UpTo = Annotated[bool, typer.Option("--up-to", help="Take what is left where that is less.")]
+_Key = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Asked again under it, it is answered as the first time.", show_default=False),
+]
+_Hold = Annotated[str, typer.Argument(metavar="KEY", help="The key under which it is held.")]
+
+
+def _item(text: str) -> tuple[str, int]:
+    """Raises BadParameter unless the text is an entitlement, an equals sign and a number."""
+    name, _, units = text.rpartition("=")
+    if not name or not _NUMBER.fullmatch(units):
+        raise typer.BadParameter(f"{text!r} asks for nothing, expected ENTITLEMENT=UNITS such as exports=3")
+    return name, int(units)
+
+
+def consume(customer_id: _Id, items: _Items, *, up_to: _UpTo = False, key: _Key = None, json: Json = False) -> None:
+    """Ask for units: all of them are granted, or none, and the answer says from which grants.
+
+    Exit status 1 when they are refused.
+    """
+    from ledger_worker.domain.requests import Item, Request
+
+    asked = tuple(Item(entitlement=name, units=units) for name, units in map(_item, items))
+    answer = _answer(Request(caller=_CALLER, key=_key(key), customer_id=customer_id, items=asked, up_to=up_to))
+    _tell(answer, "granted", json=json)
+
+
+def hold(
+    customer_id: _Id,
+    items: _Items,
+    *,
+    seconds: Annotated[int, typer.Option("--for", metavar="SECONDS", help="How long, if nobody ends it before.")] = 900,
+    up_to: _UpTo = False,
+    key: _Key = None,
+    json: Json = False,
+) -> None:
+    """Reserve units for a time: confirmed before it is over they are used, and else they come back by themselves.
+
+    Exit status 1 when they are refused.
+    """
+    from ledger_worker.domain.requests import Item, Request
+
+    asked = tuple(Item(entitlement=name, units=units) for name, units in map(_item, items))
+    request = Request(
+        caller=_CALLER, key=_key(key), customer_id=customer_id, items=asked, up_to=up_to, hold_seconds=seconds
+    )
+    answer = _answer(request)
+    _tell(answer, "held", json=json)
+    if not json and answer.expires_at is not None:
+        typer.echo(f"held under {answer.key} until {answer.expires_at:%Y-%m-%d %H:%M:%S}Z")
+
+
+def confirm(
+    customer_id: _Id,
+    held: _Hold,
+    items: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ENTITLEMENT=UNITS ...]", help="What of it is used; all of it if not said."),
+    ] = None,
+    *,
+    key: _Key = None,
+    json: Json = False,
+) -> None:
+    """Use what was held by `customer hold`, all or some of it. The rest comes back: the hold is over.
+
+    Exit status 1 when there is no such hold any more, or it has less.
+    """
+    from ledger_worker.domain.requests import Confirm, Item
+
+    used = tuple(Item(entitlement=name, units=units) for name, units in map(_item, items or ()))
+    answer = _answer(Confirm(caller=_CALLER, key=_key(key), customer_id=customer_id, hold=held, items=used))
+    _tell(answer, "confirmed", json=json)
+
+
+def release(customer_id: _Id, held: _Hold, *, key: _Key = None, json: Json = False) -> None:
+    """Give back what was held by `customer hold`.
+
+    Exit status 1 when there is no such hold any more.
+    """
+    from ledger_worker.domain.requests import Release
+
+    answer = _answer(Release(caller=_CALLER, key=_key(key), customer_id=customer_id, hold=held))
+    _tell(answer, "confirmed", json=json)
+
+
+def _key(key: str | None) -> str:
+    return uuid4().hex if key is None else key
+
+
+def _answer(asked: "Asked") -> "Answer":
+    from ledger_worker.apply.catalogues import Catalogues
+    from ledger_worker.apply.requests import answer_requests
+    from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
+
+    stages = Stages(Metrics(CollectorRegistry()))
+    with open_database(read_settings(), "ledger-worker customer") as engine:
+        (answer,) = answer_requests(engine, [asked], Catalogues(), stages)
+    return answer
+
+
+def _tell(answer: "Answer", done: str, *, json: bool) -> None:
+    """Raises Exit when it was refused."""
+    if json:
+        print_json(answer)
+    elif not answer.is_granted:
+        print_error(f"{answer.reason}: {answer.message}")
+    else:
+        for item in answer.items:
+            typer.echo(_line(item, done))
+    if not answer.is_granted:
+        raise typer.Exit(FINDINGS)
+
+
+def _line(item: "Granted", done: str) -> str:
+    shown = item.decision
+    left = "any number" if shown is None or shown.unlimited else f"{shown.remaining} of {shown.limit}"
+    less = "" if item.granted == item.asked else f" of {item.asked}"
+    over = sum(one.units for one in item.covered if one.grant_id is None)
+    beyond = f", {over} of them as overage" if over else ""
+    return f"{item.entitlement}: {item.granted}{less} {done}{beyond}, {left} left"
