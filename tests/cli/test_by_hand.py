@@ -134,7 +134,12 @@ def test_what_cannot_be_is_refused_with_what_was_expected(
 
 @pytest.mark.parametrize(
     ("instant", "expected"),
-    [("2026-01-01T00:00:00", "is without a zone"), ("tomorrow", "is no instant"), ("2026-13-01", "is no instant")],
+    [
+        ("2026-01-01T00:00:00", "is without a zone"),
+        ("2026-01-01", "2026-01-01T00:00:00Z or"),
+        ("tomorrow", "is no instant"),
+        ("2026-13-01", "is no instant"),
+    ],
 )
 def test_an_instant_needs_a_zone(by_hand: Command, instant: str, expected: str) -> None:
     ran = by_hand("customer", "assign", "ada", "exports", "--from", instant, *NOTE)
