@@ -17,8 +17,6 @@ def test_paragraphs_fill_the_width_of_the_terminal() -> None:
     paragraph = lines[first : lines.index("", first)]
     assert len(paragraph) > 5
     fitting = [
-        (line, following)
-        for line, following in pairwise(paragraph)
-        if len(f" {line} {following.split()[0]} ") <= WIDTH
+        (line, following) for line, following in pairwise(paragraph) if len(f" {line} {following.split()[0]} ") <= WIDTH
     ]
     assert fitting == []

@@ -39,6 +39,8 @@ app = typer.Typer(
     no_args_is_help=True,
     # Typer's own tracebacks are for those who write commands; a bug is shown as Python shows it.
     pretty_exceptions_enable=False,
+    # Paragraphs are filled to the width of the terminal, whatever their lines are here.
+    rich_markup_mode="markdown",
     epilog="Exit status: 0 fine, 1 findings or refused input, 2 usage, 3 configuration, 4 unavailable.",
 )
 for _noun in (dev, database, topics, catalog, run, events, changes, customer, ledger):

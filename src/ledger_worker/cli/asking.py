@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
 _Items = Annotated[
-    list[str], typer.Argument(metavar="ENTITLEMENT=UNITS ...", help="What is asked for, such as exports=3.")
+    list[str], typer.Argument(metavar="ENTITLEMENT=UNITS", help="What is asked for, such as exports=3.")
 ]
 _UpTo = Annotated[bool, typer.Option("--up-to", help="Take what is left where that is less.")]
 _Key = Annotated[
@@ -79,7 +79,7 @@ def confirm(
     held: _Hold,
     items: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENTITLEMENT=UNITS ...]", help="What of it is used; all of it if not said."),
+        typer.Argument(metavar="ENTITLEMENT=UNITS", help="What of it is used; all of it if not said."),
     ] = None,
     *,
     key: _Key = None,

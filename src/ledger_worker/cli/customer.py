@@ -55,7 +55,7 @@ def show(customer_id: _Id, *, json: Json = False) -> None:
 def explain(
     customer_id: _Id,
     entitlement: Annotated[
-        str | None, typer.Argument(metavar="[ENTITLEMENT]", help="Only this one, also if the customer never had it.")
+        str | None, typer.Argument(metavar="ENTITLEMENT", help="Only this one, also if the customer never had it.")
     ] = None,
     *,
     postings: Annotated[

@@ -118,7 +118,9 @@ def _command_lines(path: str, command: Any) -> Iterator[str]:  # noqa: ANN401 - 
         yield "| argument or option | what it does |"
         yield "|---|---|"
         for each in arguments:
-            yield f"| `{each.metavar or each.name.upper()}`{'' if each.required else ' (optional)'} | {each.help} |"
+            several = " ..." if each.nargs == -1 else ""
+            optional = "" if each.required else " (optional)"
+            yield f"| `{each.metavar or each.name.upper()}{several}`{optional} | {each.help} |"
         for each in options:
             names = ", ".join(f"`{name}`" for name in each.opts)
             value = "" if each.is_flag else f" `{each.metavar or each.name.upper()}`"
