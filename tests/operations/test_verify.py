@@ -160,6 +160,12 @@ def tell(engine: Engine, events: Sequence[Event], offset: int, recorded: Sequenc
     apply(engine, Batch(moves=(move,), deliveries=deliveries), recorded or RECORDED[offset : offset + len(events)])
 
 
+def tell_each(engine: Engine, told: Sequence[tuple[Event, datetime]]) -> None:
+    """Each event is a batch of its own, recorded at its instant."""
+    for offset, (each, recorded_at) in enumerate(told):
+        tell(engine, [each], offset, [recorded_at])
+
+
 def apply(engine: Engine, batch: Batch, recorded: Sequence[datetime]) -> None:
     apply_batch(engine, batch, Catalogues(), Stages(Metrics(CollectorRegistry())), lambda *_: recorded)
 
@@ -548,8 +554,7 @@ TAMPERINGS_OF_LATE_USAGE = {
 def late(engine: Engine) -> Engine:
     """The facts of LATE_TOLD, each applied by itself."""
     prepare(engine, LATE_OFFERS, LATE_ENTITLEMENTS)
-    for offset, (each, recorded_at) in enumerate(LATE_TOLD):
-        tell(engine, [each], offset, [recorded_at])
+    tell_each(engine, LATE_TOLD)
     return engine
 
 
@@ -785,15 +790,6 @@ TIED_TOLD = (
     used(70, "eve", "eve-used-last", 1),
     used(70, "ida", "ida-used-last", 1),
 )
-
-
-@pytest.fixture
-def tied(engine: Engine) -> Engine:
-    """The facts of TIED_TOLD, each applied by itself."""
-    prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(TIED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
-    return engine
 
 
 def test_a_ledger_with_all_that_can_happen_to_a_grant_has_no_findings(tied: Engine) -> None:
@@ -1073,15 +1069,6 @@ MERGED_TOLD = (
     used(9, "kay", "kay-used-last", 2),
     used(4, "kay", "kay-used-late", 1),
 )
-
-
-@pytest.fixture
-def merged(engine: Engine) -> Engine:
-    """The facts of MERGED_TOLD, each applied by itself."""
-    prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(MERGED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
-    return engine
 
 
 def test_a_ledger_of_customers_who_were_merged_has_no_findings(merged: Engine) -> None:

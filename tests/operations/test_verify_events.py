@@ -23,6 +23,7 @@ from tests.operations.test_verify import (
     prepare,
     tamper,
     tell,
+    tell_each,
     usage,
     used,
     verdict,
@@ -75,8 +76,7 @@ MERGED_TOLD = (
 def merged(engine: Engine) -> Engine:
     """The facts of MERGED_TOLD, each applied by itself."""
     prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(MERGED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
+    tell_each(engine, MERGED_TOLD)
     return engine
 
 

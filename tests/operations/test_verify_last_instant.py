@@ -15,8 +15,6 @@ from tests.operations.test_verify import (
     NOON,
     OFFERS,
     PERIOD,
-    TIED_OFFERS,
-    TIED_TOLD,
     TOLD,
     event,
     prepare,
@@ -42,16 +40,13 @@ def test_an_instant_after_the_last_event_is_named(database_url: str, engine: Eng
 
 @pytest.mark.parametrize("customer_id", ["cy", "dee", "eve", "fay", "gil", "hal", "ida"])
 def test_an_instant_after_all_that_was_told_of_tied_customers_is_named(
-    database_url: str, engine: Engine, customer_id: str
+    database_url: str, tied: Engine, customer_id: str
 ) -> None:
-    prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(TIED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
     statement = "UPDATE customer SET recorded_at = recorded_at + interval '99 days' WHERE customer_id = 'THIS'"
 
     tamper(database_url, statement.replace("THIS", customer_id))
 
-    [found] = verdict(engine).findings
+    [found] = verdict(tied).findings
     assert (found.check, found.customer_id, found.row) == (Check.CUSTOMER, customer_id, "customer")
 
 

@@ -14,11 +14,9 @@ from ledger_worker.operations.verify import Check
 from ledger_worker.wire.decode import decode_change
 from ledger_worker.wire.encode import encode_change
 from tests.operations.test_verify import (
-    MERGED_TOLD,
     NOON,
     OFFERS,
     PERIOD,
-    TIED_OFFERS,
     TOLD,
     prepare,
     tamper,
@@ -153,11 +151,8 @@ def test_what_a_change_shows_is_not_asked_once_the_customer_has_gone_on(ledger: 
     assert verdict(ledger).is_clean
 
 
-def test_of_whom_a_merge_is_told_is_proven(database_url: str, engine: Engine) -> None:
-    prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(MERGED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
-    with engine.connect() as connection:
+def test_of_whom_a_merge_is_told_is_proven(database_url: str, merged: Engine) -> None:
+    with merged.connect() as connection:
         rows = connection.exec_driver_sql("SELECT customer_id, sequence, payload FROM outbox ORDER BY 1, 2").all()
     [customer_id, sequence] = next((row[0], row[1]) for row in rows if "merged" in decode_change(row[2]).kinds)
 
@@ -168,4 +163,4 @@ def test_of_whom_a_merge_is_told_is_proven(database_url: str, engine: Engine) ->
         lambda told: msgspec.structs.replace(told, kinds=tuple(kind for kind in told.kinds if kind != "merged")),
     )
 
-    require_found(engine, customer_id, sequence, "merged")
+    require_found(merged, customer_id, sequence, "merged")

@@ -5,10 +5,7 @@ from sqlalchemy import Engine
 
 from ledger_worker.operations.verify import Check, verify
 from tests.operations.test_verify import (
-    MERGED_TOLD,
     OFFERS,
-    TIED_OFFERS,
-    TIED_TOLD,
     TOLD,
     prepare,
     tamper,
@@ -24,24 +21,6 @@ def ledger(engine: Engine) -> Engine:
     """The facts of TOLD, all applied at once."""
     prepare(engine, OFFERS)
     tell(engine, TOLD, 0)
-    return engine
-
-
-@pytest.fixture
-def tied(engine: Engine) -> Engine:
-    """The facts of TIED_TOLD, each applied by itself."""
-    prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(TIED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
-    return engine
-
-
-@pytest.fixture
-def merged(engine: Engine) -> Engine:
-    """The facts of MERGED_TOLD, each applied by itself."""
-    prepare(engine, TIED_OFFERS)
-    for offset, (each, recorded_at) in enumerate(MERGED_TOLD):
-        tell(engine, [each], offset, [recorded_at])
     return engine
 
 
