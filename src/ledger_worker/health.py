@@ -98,6 +98,7 @@ def serve(health: Health, metrics: WSGIApplication, host: str, port: int) -> Ser
     """
 
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # noqa: ANN401 - as WSGI has it
+        """A probe is answered 200 while there are no problems, else 503 with what they are."""
         match environ.get("PATH_INFO"):
             case "/metrics":
                 return metrics(environ, start_response)

@@ -159,6 +159,7 @@ def group_customers(
     group_of = {customer_id: Group([customer_id], [], [], []) for customer_id in heads}
 
     def unite(one_id: str, other_id: str) -> None:
+        """All of the group of either are in one group."""
         one, other = group_of[one_id], group_of[other_id]
         if one is not other:
             one.customer_ids += other.customer_ids

@@ -45,6 +45,7 @@ def decide_groups(
     settlement_window = timedelta(days=ledger.settlement_window_days)
 
     def decide_one(place: int) -> Decided | NeedsHistory | TooManyDue:
+        """The group of that place is decided, with the histories that are loaded by now."""
         return decide(
             loaded[place],
             groups[place].told,
@@ -68,6 +69,7 @@ def answer_groups(
     """The same for requests: of each group what is to be written, and the answer to each of `asked` in its order."""
 
     def answer_one(place: int) -> tuple[Decided, tuple[Answer, ...]] | NeedsHistory | TooManyDue:
+        """The requests of the group of that place are answered, with the histories that are loaded by now."""
         return answer(loaded[place], asked[place], catalogue, timeline=ledger.timeline)
 
     return _in_rounds(connection, groups, loaded, answer_one)

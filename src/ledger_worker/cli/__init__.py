@@ -23,6 +23,7 @@ class _Commands(TyperGroup):
     """Shows what a person can do something about as one sentence. Everything else is a bug, and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as the group declares it
+        """The command has run. Raises Exit with the status of what a person can do something about."""
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:

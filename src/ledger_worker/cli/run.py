@@ -74,6 +74,7 @@ def _publish(shared: "Shared") -> None:
     catalogues = Catalogues()
 
     def read(connection: "Connection", customer_ids: "Sequence[str]") -> "Sequence[CustomerPicture]":
+        """The pictures as the relay tells them: by the newest catalogue that its snapshot shows."""
         catalogue = catalogues.at(connection, read_ledger(connection).catalogue_version)
         return pictures.load(connection, customer_ids, catalogue=catalogue)
 

@@ -143,6 +143,7 @@ def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, a
         run = Run(start, None, line.sku, None, "", (Step(start, line.quantity, ""),))
 
         def end_of(stretch: Stretch, start: datetime = start) -> datetime | None:
+            """Where what the stretch gives ends: at `start`, so that it gives nothing, where it needs a period."""
             until = lasts_until(stretch.allowance.lasts, start, None)
             if until == "no_period":
                 return start

@@ -40,6 +40,7 @@ def send(broker: Mapping[str, str], records: Iterable[OutgoingRecord]) -> Iterat
     failed: list[tuple[KafkaError, str]] = []
 
     def delivered(error: KafkaError | None, message: Message) -> None:
+        """The broker's answer to one record is counted or kept."""
         topic = message.topic() or ""
         if error is None:
             acknowledged[topic] += 1

@@ -99,6 +99,7 @@ def linked(history: Iterable[Event]) -> list[tuple[Event, ...]]:
     root_of: dict[str, str] = {}
 
     def root(name: str) -> str:
+        """By whom the group of that name is known; the way there is shortened."""
         while (above := root_of.setdefault(name, name)) != name:
             root_of[name] = name = root_of[above]
         return name

@@ -67,6 +67,7 @@ def interrupts_wait() -> Iterator[None]:
     waiting: list[int] = []
 
     def wait(number: int, _frame: object) -> None:
+        """The signal waits for the end of the block."""
         waiting.append(number)
 
     before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -184,11 +185,12 @@ def wait_for_orphans(folder: Path) -> None:
     """
     import psutil
 
-    def is_left() -> bool:
+    def is_deserted() -> bool:
+        """Whether nobody works in the folder."""
         # A zombie has no working directory, and somebody else's process tells us None: neither is a child of ours.
         return all(other.info["cwd"] != str(folder) for other in psutil.process_iter(["cwd"]))
 
-    if not _comes_true_within(is_left, _KILL_SECONDS_MAX):
+    if not _comes_true_within(is_deserted, _KILL_SECONDS_MAX):
         raise UnavailableError(f"processes of a server that was killed still work in {folder}")
 
 

@@ -459,6 +459,7 @@ def _customers(connection: Connection, between: dict[str, str], stack: ExitStack
     """The rows of each customer that any row names, by customer id. The cursors are closed with the stack."""
 
     def cursor(statement: TextClause, kind: type[_RowType]) -> _Cursor[_RowType]:
+        """The rows of that statement, fetched as they are taken."""
         result: Any = connection.execute(
             statement, between, execution_options={"stream_results": True, "yield_per": _FETCH_ROWS}
         )

@@ -107,6 +107,7 @@ def engine(
     )
 
     def set_up(session: Session, _record: object) -> None:
+        """The new session has the role and the limits, whatever is rolled back in it."""
         try:
             session.autocommit = True  # else the first rollback would take the settings back
             session.execute(settings)

@@ -152,6 +152,7 @@ def _resolving_reader(
     plain_writer, plain_ours = parse_schema(without_logical_types(writer)), parse_schema(without_logical_types(ours))
 
     def resolve_and_read(value: bytes, start: int) -> Any:  # noqa: ANN401 - the value of whatever record it is
+        """What `read` makes of the value, written anew by our schema. Raises ValueError for bytes of no such record."""
         stream = BytesIO(value)
         stream.seek(start)
         resolved = BytesIO()

@@ -303,6 +303,7 @@ class _Loop:
         """The place of the event whose fault it is. Raises BrokenInvariantError when no event is to blame."""
 
         def fails(length: int) -> bool:
+            """Whether the first so many events fail by the same kind of fault."""
             self._metrics.rehearsals.inc()
             self._shared.health.turned(_LOOP)
             try:

@@ -159,6 +159,7 @@ def _signals(stop: threading.Event, wake: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT set `stop`, and wake whoever waits for work."""
 
     def wait_for_one() -> None:
+        """One signal came, of somebody who ends the process or of ours who ends this thread."""
         number = signal.sigwait(_SIGNALS)
         if not has_ended.is_set():
             structlog.get_logger().info("stop_told", signal=signal.Signals(number).name)
@@ -184,6 +185,7 @@ def _run_loops(shared: Shared, loops: Mapping[str, Loop]) -> list[tuple[str, Exc
     failures: list[tuple[str, Exception]] = []
 
     def run_one(name: str, loop: Loop) -> None:
+        """The loop has ended, well or not, and all others are told to."""
         try:
             loop(shared)
             if not shared.stop.is_set():

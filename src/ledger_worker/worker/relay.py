@@ -361,6 +361,7 @@ class _PublishedLane:
         record_bytes_max = _record_bytes_max(settings.broker, topic)
 
         def read() -> _Round:
+            """The dead letters that wait, as many as one round publishes."""
             with self._snapshots.begin() as conn:
                 rows = outbox.read_dead_letters(
                     conn,

@@ -28,6 +28,7 @@ def poison(chance: random.Random, customer_id: str, number: int, now: datetime) 
     """One of each kind, told of this customer; `number` makes the ids of this set its own."""
 
     def told(name: str, fact: Fact, at: datetime) -> bytes:
+        """The bytes of that fact as an event of this customer."""
         return encode_event(
             Event(event_source=METERS, event_id=f"{name}-{number}", customer_id=customer_id, occurred_at=at, fact=fact)
         )
