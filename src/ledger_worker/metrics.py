@@ -73,79 +73,91 @@ class Metrics:
     """The metrics of one process, registered in the registry it is given; make it once for each registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"ledger_{name}", what, labels, registry=registry)
-
-        def gauge(name: str, what: str, *labels: str) -> Gauge:
-            return Gauge(f"ledger_{name}", what, labels, registry=registry)
-
-        def histogram(name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"ledger_{name}", what, labels, buckets=buckets, registry=registry)
-
         self.registry = registry
+        self._register_outcomes()
+        self._register_consumer()
+        self._register_batches()
+        self._register_relay()
+        self._register_clock()
+        self._register_dependencies()
 
-        # What came of what was told.
-        self.events = counter("events_total", "Events by what became of them.", "outcome")
-        self.dead_letters = counter("dead_letters_total", "Records that became dead letters.", "reason")
-        self.postings = counter("postings_total", "Postings written.")
-        self.changes = counter("changes_total", "Changes written to the outbox.")
+    def _register_outcomes(self) -> None:
+        self.events = self._counter("events_total", "Events by what became of them.", "outcome")
+        self.dead_letters = self._counter("dead_letters_total", "Records that became dead letters.", "reason")
+        self.postings = self._counter("postings_total", "Postings written.")
+        self.changes = self._counter("changes_total", "Changes written to the outbox.")
 
-        # The worker's loop.
-        self.records = counter("consumer_records_total", "Records taken from Kafka and applied.", "topic")
-        self.dropped = counter(
+    def _register_consumer(self) -> None:
+        self.records = self._counter("consumer_records_total", "Records taken from Kafka and applied.", "topic")
+        self.dropped = self._counter(
             "consumer_dropped_records_total",
             "Records dropped: applied before, or of a partition that is not ours.",
             "topic",
         )
-        self.next_offset = gauge("consumer_next_offset", "The offset that is applied next.", "topic", "partition")
-        self.lag_records = gauge("consumer_lag_records", "Records that wait in the topic.", "topic", "partition")
-        self.lag_seconds = gauge(
+        self.next_offset = self._gauge("consumer_next_offset", "The offset that is applied next.", "topic", "partition")
+        self.lag_records = self._gauge("consumer_lag_records", "Records that wait in the topic.", "topic", "partition")
+        self.lag_seconds = self._gauge(
             "consumer_lag_seconds", "Age of the last record applied when records wait, else 0.", "topic", "partition"
         )
-        self.claimed = gauge("consumer_claimed_partitions", "Partitions that this process has claimed.")
-        self.unclaimed = gauge(
+        self.claimed = self._gauge("consumer_claimed_partitions", "Partitions that this process has claimed.")
+        self.unclaimed = self._gauge(
             "consumer_unclaimed_partitions", "Partitions assigned to this process and not claimed yet."
         )
-        self.halted = gauge("consumer_halted_partitions", "Partitions of this process that an operator has to release.")
-        self.is_paused = gauge("consumer_is_paused", "1 while a batch waits for the database, else 0.")
-        self.rebalances = counter("consumer_rebalances_total", "Rebalances by kind.", "kind")
-        self.poll_gap_seconds = histogram("consumer_poll_gap_seconds", "Time between two polls.", _FAST_SECONDS)
+        self.halted = self._gauge(
+            "consumer_halted_partitions", "Partitions of this process that an operator has to release."
+        )
+        self.is_paused = self._gauge("consumer_is_paused", "1 while a batch waits for the database, else 0.")
+        self.rebalances = self._counter("consumer_rebalances_total", "Rebalances by kind.", "kind")
+        self.poll_gap_seconds = self._histogram("consumer_poll_gap_seconds", "Time between two polls.", _FAST_SECONDS)
 
-        # Batches.
-        self.batch_records = histogram("batch_records", "Records in a batch.", _SIZES)
-        self.batch_seconds = histogram("batch_seconds", "Time a batch's transaction took.", _FAST_SECONDS)
-        self.batch_records_max = gauge("batch_records_max", "How many records a batch may have now: it adapts.")
-        self.stage_seconds = histogram("stage_seconds", "Time since the point before.", _FAST_SECONDS, "stage")
-        self.fenced = counter(
+    def _register_batches(self) -> None:
+        self.batch_records = self._histogram("batch_records", "Records in a batch.", _SIZES)
+        self.batch_seconds = self._histogram("batch_seconds", "Time a batch's transaction took.", _FAST_SECONDS)
+        self.batch_records_max = self._gauge("batch_records_max", "How many records a batch may have now: it adapts.")
+        self.stage_seconds = self._histogram("stage_seconds", "Time since the point before.", _FAST_SECONDS, "stage")
+        self.fenced = self._counter(
             "batch_fenced_total", "Batches given up because another owner took a partition or lane.", "loop"
         )
-        self.retries = counter("batch_retries_total", "Attempts to apply a batch again.", "sqlstate_class")
-        self.rehearsals = counter(
+        self.retries = self._counter("batch_retries_total", "Attempts to apply a batch again.", "sqlstate_class")
+        self.rehearsals = self._counter(
             "batch_rehearsals_total", "Attempts, rolled back, to find the event that is at fault."
         )
-        self.end_to_end_seconds = histogram(
+        self.end_to_end_seconds = self._histogram(
             "end_to_end_seconds",
             "Time from a record's timestamp until it was committed or published.",
             _END_TO_END_SECONDS,
             "until",
         )
 
-        # The relay.
-        self.published = counter("relay_published_records_total", "Records published.", "topic")
-        self.publish_failures = counter("relay_failures_total", "Rounds that failed and are tried again.")
-        self.lanes_held = gauge("relay_lanes", "Lanes that this process holds.")
-        self.outbox_rows = gauge("outbox_rows", "Rows that wait to be published.", "lane")
-        self.outbox_oldest_seconds = gauge("outbox_oldest_seconds", "Age of the oldest row that waits.", "lane")
+    def _register_relay(self) -> None:
+        self.published = self._counter("relay_published_records_total", "Records published.", "topic")
+        self.publish_failures = self._counter("relay_failures_total", "Rounds that failed and are tried again.")
+        self.lanes_held = self._gauge("relay_lanes", "Lanes that this process holds.")
+        self.outbox_rows = self._gauge("outbox_rows", "Rows that wait to be published.", "lane")
+        self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest row that waits.", "lane")
 
-        # The clock.
-        self.transitions = counter("clock_transitions_total", "Transitions that the clock booked when they fell due.")
-        self.clock_behind_seconds = gauge("clock_behind_seconds", "How long the first of what is due has been due.")
+    def _register_clock(self) -> None:
+        self.transitions = self._counter(
+            "clock_transitions_total", "Transitions that the clock booked when they fell due."
+        )
+        self.clock_behind_seconds = self._gauge(
+            "clock_behind_seconds", "How long the first of what is due has been due."
+        )
 
-        # What it depends on.
-        self.database_failures = counter("database_failures_total", "Errors of the database.", "sqlstate_class")
-        self.registry_lookups = counter(
+    def _register_dependencies(self) -> None:
+        self.database_failures = self._counter("database_failures_total", "Errors of the database.", "sqlstate_class")
+        self.registry_lookups = self._counter(
             "schema_registry_lookups_total", "Questions put to the schema registry.", "result"
         )
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"ledger_{name}", what, labels, registry=self.registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(f"ledger_{name}", what, labels, registry=self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"ledger_{name}", what, labels, buckets=buckets, registry=self.registry)
 
 
 class Crash:
