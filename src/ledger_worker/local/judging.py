@@ -63,6 +63,7 @@ class _Judge:
         self._console = console
 
     def judge_arrivals(self, found: Arrivals, truth: Truth) -> None:
+        """As many records as were told became events of each outcome, duplicates and dead letters of each reason."""
         rows: list[_Row] = []
         for outcome in sorted({*found.outcomes, *truth.outcomes, *truth.outcomes_min}):
             count, expected = found.outcomes.get(outcome, 0), truth.outcomes.get(outcome)
@@ -85,17 +86,8 @@ class _Judge:
         rows = [_Row(name, found.get(name, 0), truth.types.get(name, 0), 1) for name in types]
         self._judge_counts("what they told", "events", rows)
 
-    def _judge_counts(self, title: str, unit: str, rows: Sequence["_Row"]) -> None:
-        table = Table(title, unit, "expected", title_justify="left")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for row in rows:
-            table.add_row(row.name, f"{row.count:,}", row.shown, style=None if row.is_right else "red")
-            if not row.is_right:
-                self.problems.append(f"{row.name}: {row.count}, expected {row.shown}")
-        self._console.print(table)
-
     def judge_customers(self, connection: Connection, truth: Truth, granted: Sequence[Event]) -> None:
+        """What each customer has is what the oracle makes of all that happened."""
         began = time.monotonic()
         with self._console.status("asking the oracle about every customer"):
             connection.rollback()
@@ -110,6 +102,7 @@ class _Judge:
         )
 
     def judge_ledger(self, connection: Connection) -> None:
+        """Verify has no findings."""
         began = time.monotonic()
         with self._console.status("verifying the ledger"):
             connection.rollback()
@@ -124,6 +117,7 @@ class _Judge:
         )
 
     def judge_topics(self, connection: Connection, settings: Settings, truth: Truth) -> None:
+        """The output topics, read as a consumer reads them, end where the ledger stands."""
         with self._console.status("reading the topics back"):
             told = _Told()
             for records in read_topic(settings.broker, Reading(topic=settings.topic_changes)):
@@ -154,6 +148,16 @@ class _Judge:
             f" without a gap and in order ({told.repeats:,} repeats); the state topic ends with each one's last"
             f" picture; all {dead.total():,} dead letters are published."
         )
+
+    def _judge_counts(self, title: str, unit: str, rows: Sequence["_Row"]) -> None:
+        table = Table(title, unit, "expected", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(row.name, f"{row.count:,}", row.shown, style=None if row.is_right else "red")
+            if not row.is_right:
+                self.problems.append(f"{row.name}: {row.count}, expected {row.shown}")
+        self._console.print(table)
 
 
 class _Told:
