@@ -19,6 +19,7 @@ from ledger_worker.domain.decided import CustomerHead, Loaded, LoadedCustomer, T
 from ledger_worker.domain.events import (
     CustomersMerged,
     EntitlementAssigned,
+    Fact,
     HoldFact,
     OfferReached,
     OfSource,
@@ -65,7 +66,7 @@ class Group(msgspec.Struct):
 
 def read_claimants(connection: Connection, deliveries: Sequence[Delivery]) -> dict[str, str]:
     """Of whom each source that is spoken of was first told, by its key; a source nobody was told of is missing."""
-    spoken_of = {source for source in map(_source_of, deliveries) if source is not None}
+    spoken_of = {key for one in deliveries if (key := _source_of(one.event.fact)) is not None}
     return sources_store.read_owners(connection, sorted(spoken_of, key=str.encode))
 
 
@@ -126,23 +127,19 @@ def claim_sources(
     speaking = {told.event.customer_id for told in all_told if isinstance(told.event.fact, OfSource)}
     for told in all_told:
         event = told.event
-        fact = event.fact
-        if isinstance(fact, OfferReached):
-            spoken_of.add(fact.source_key)
+        key = _source_of(event.fact)
+        if key is not None:
+            spoken_of.add(key)
         if event.customer_id not in speaking:
             continue
         person = goes_on_as(event.customer_id, merges)
         is_known = (event.customer_id, told.key) in seen or any(
             goes_on_as(each, merges) == person for each in told.known
         )
-        is_taken = not is_known and refusal(event, told.now, catalogue, usage_kept) is None
-        if is_taken:
+        if not is_known and refusal(event, told.now, catalogue, usage_kept) is None:
             seen.add((event.customer_id, told.key))
-        if isinstance(fact, OfSource):
-            key = source_key(fact)
-            spoken_of.add(key)
-            if is_taken:
-                first_told.setdefault(key, event.customer_id)
+            if isinstance(event.fact, OfSource):
+                first_told.setdefault(source_key(event.fact), event.customer_id)
     keys = sorted(spoken_of, key=str.encode)
     claimants = sources_store.read_owners(connection, keys)
     unclaimed = {key: customer_id for key, customer_id in first_told.items() if key not in claimants}
@@ -179,11 +176,9 @@ def group_customers(
         group = group_of[told.event.customer_id]
         group.places.append(place)
         group.told.append(told)
-        fact = told.event.fact
-        if isinstance(fact, OfSource):
-            group.keys.append(source_key(fact))
-        elif isinstance(fact, OfferReached):
-            group.keys.append(fact.source_key)
+        key = _source_of(told.event.fact)
+        if key is not None:
+            group.keys.append(key)
     groups = {id(group): group for group in group_of.values() if group.told}
     for group in groups.values():
         group.customer_ids.sort(key=str.encode)
@@ -269,9 +264,8 @@ def load_due(
     }
 
 
-def _source_of(delivery: Delivery) -> str | None:
-    """The source that a delivery speaks of."""
-    fact = delivery.event.fact
+def _source_of(fact: Fact) -> str | None:
+    """The source that a fact speaks of."""
     if isinstance(fact, OfSource):
         return source_key(fact)
     return fact.source_key if isinstance(fact, OfferReached) else None
