@@ -113,10 +113,6 @@ class Side:
 
     # -- what is due --
 
-    def due(self, now: datetime) -> int:
-        """How many transitions are due at `now`."""
-        return sum(len(book.due(now)) for book in self.books.values())
-
     def transitions(self, now: datetime) -> list[Transition]:
         """What is due at `now`, in no order."""
         return [transition for book in self.books.values() for transition in book.due(now)]
