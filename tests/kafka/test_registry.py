@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ledger_worker.errors import ConfigurationError, UnavailableError
-from ledger_worker.kafka.registry import SchemaRegistry
+from ledger_worker.kafka.registry import LookupResult, SchemaRegistry
 
 SCHEMA = '{"type": "record", "name": "UsageRecorded", "fields": []}'
 SUBJECT = "entitlements.UsageRecorded"
@@ -96,3 +96,21 @@ def test_a_schema_that_is_not_registered_is_never_registered_by_us(address: str)
 def test_a_url_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="LEDGER_SCHEMA_REGISTRY_URL is no URL of HTTP"):
         SchemaRegistry("registry:8081")
+
+
+def test_what_comes_of_each_question_is_counted(address: str) -> None:
+    counted: list[LookupResult] = []
+    registry = SchemaRegistry(f"http://{address}", counted.append)
+
+    registry.schema_by_id(7)
+    registry.id_of_schema(SUBJECT, SCHEMA)
+    with pytest.raises(LookupError):
+        registry.schema_by_id(8)
+    with pytest.raises(ConfigurationError):
+        registry.id_of_schema("other", SCHEMA)
+    with pytest.raises(ConfigurationError):
+        registry.schema_by_id(401)
+    with pytest.raises(UnavailableError):
+        registry.schema_by_id(500)
+
+    assert counted == ["found", "found", "unknown", "unknown", "refused", "unavailable"]

@@ -8,12 +8,13 @@ needs without one.
 """
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ledger_worker.errors import ConfigurationError, UnavailableError
 
-__all__ = ["SchemaRegistry"]
+__all__ = ["LookupResult", "SchemaRegistry"]
 
 _TIMEOUT_SECONDS = 5.0
 _RETRIES_MAX = 2
@@ -24,12 +25,28 @@ _AUTHENTICATION = (401, 403)
 _Answer = TypeVar("_Answer")
 
 
+class LookupResult(StrEnum):
+    """What came of a question."""
+
+    FOUND = "found"
+    UNKNOWN = "unknown"
+    """The registry says that it has no such schema."""
+    REFUSED = "refused"
+    """It does not take our credentials."""
+    UNAVAILABLE = "unavailable"
+    """It fails, or cannot be reached."""
+
+
 class SchemaRegistry:
     """One registry. Both questions go over the network: whoever asks keeps the answers, which never change."""
 
-    def __init__(self, url: str) -> None:
-        """`url` may hold credentials. Raises ConfigurationError when it is no HTTP URL or no client is installed."""
+    def __init__(self, url: str, count: Callable[[LookupResult], None] | None = None) -> None:
+        """`url` may hold credentials; `count` is told what came of each question.
+
+        Raises ConfigurationError when it is no HTTP URL or no client is installed.
+        """
         self._client, self._schema, self._error = _client(url)
+        self._count = count
 
     def schema_by_id(self, schema_id: int) -> str:
         """The text of the schema. Raises LookupError when the registry has none of that id, UnavailableError else."""
@@ -49,6 +66,22 @@ class SchemaRegistry:
         return int(found.schema_id)
 
     def _ask(self, question: Callable[[], _Answer], what: str) -> _Answer:
+        result = LookupResult.UNAVAILABLE
+        try:
+            found = self._answer(question, what)
+            result = LookupResult.FOUND
+        except LookupError:
+            result = LookupResult.UNKNOWN
+            raise
+        except ConfigurationError:
+            result = LookupResult.REFUSED
+            raise
+        finally:
+            if self._count is not None:
+                self._count(result)
+        return found
+
+    def _answer(self, question: Callable[[], _Answer], what: str) -> _Answer:
         try:
             return question()
         except self._error as error:

@@ -127,7 +127,7 @@ def _start(settings: Settings, stop: threading.Event, wake: threading.Event, sta
     return Shared(
         settings=settings,
         engine=engine,
-        registry=_registry(settings),
+        registry=_registry(settings, metrics),
         metrics=metrics,
         crash=crash,
         health=health,
@@ -147,10 +147,12 @@ def _engine(settings: Settings) -> Engine:
     )
 
 
-def _registry(settings: Settings) -> Registry | None:
+def _registry(settings: Settings, metrics: Metrics) -> Registry | None:
     if not settings.schema_registry_url:
         return None
-    schemas = SchemaRegistry(settings.schema_registry_url)
+    schemas = SchemaRegistry(
+        settings.schema_registry_url, lambda result: metrics.registry_lookups.labels(result=result.value).inc()
+    )
     return Registry(schemas.schema_by_id, schemas.id_of_schema)
 
 
