@@ -4,76 +4,57 @@ from collections.abc import Callable
 from datetime import datetime
 
 from ledger_worker.domain.events import (
-    SubscriptionCancellationScheduled,
     SubscriptionCancelled,
     SubscriptionExpired,
-    SubscriptionPaymentFailed,
     SubscriptionRevoked,
 )
 from ledger_worker.local.simulator.life import DAY, HOUR, between
 from ledger_worker.local.simulator.subscription import Subscription, activate
-from ledger_worker.local.simulator.turns import pause_from
+from ledger_worker.local.simulator.turns import fail_payment, pause_from, schedule_cancellation
 
 __all__ = ["ENDINGS"]
 
 
-def _cancelled(subscription: Subscription, at: datetime) -> None:
+def _cancel(subscription: Subscription, at: datetime, cancellation_id: str) -> None:
     subscription.source.tell(
         at,
         SubscriptionCancelled(
-            subscription_id=subscription.subscription_id,
-            cancellation_id=subscription.next_id("cancellation"),
-            effective_at=at,
+            subscription_id=subscription.subscription_id, cancellation_id=cancellation_id, effective_at=at
         ),
     )
     subscription.end = at
 
 
-def _cancelled_at_the_end(subscription: Subscription, at: datetime) -> None:
+def _expire(subscription: Subscription, told_at: datetime, at: datetime) -> None:
     subscription.source.tell(
-        at,
-        SubscriptionCancellationScheduled(
-            subscription_id=subscription.subscription_id,
-            cancellation_id=subscription.next_id("cancellation"),
-            effective_at=subscription.end,
+        told_at,
+        SubscriptionExpired(
+            subscription_id=subscription.subscription_id, expiry_id=subscription.next_id("expiry"), effective_at=at
         ),
     )
+    subscription.end = at
+
+
+def _cancelled(subscription: Subscription, at: datetime) -> None:
+    _cancel(subscription, at, subscription.next_id("cancellation"))
+
+
+def _cancelled_at_the_end(subscription: Subscription, at: datetime) -> None:
+    schedule_cancellation(subscription, at)
     if subscription.life.chance.random() < 0.5:  # noqa: PLR2004 - one shop in two says so again when it comes
         _expires(subscription, at)
 
 
 def _cancelled_sooner(subscription: Subscription, at: datetime) -> None:
     """Cancelled for the period's end, and then at once: the same cancellation at another instant."""
-    cancellation_id = subscription.next_id("cancellation")
-    subscription.source.tell(
-        at,
-        SubscriptionCancellationScheduled(
-            subscription_id=subscription.subscription_id,
-            cancellation_id=cancellation_id,
-            effective_at=subscription.end,
-        ),
-    )
-    subscription.end = between(subscription.life.chance, at, subscription.end)
-    subscription.source.tell(
-        subscription.end,
-        SubscriptionCancelled(
-            subscription_id=subscription.subscription_id,
-            cancellation_id=cancellation_id,
-            effective_at=subscription.end,
-        ),
-    )
+    cancellation_id = schedule_cancellation(subscription, at)
+    _cancel(subscription, between(subscription.life.chance, at, subscription.end), cancellation_id)
 
 
 def _expires(subscription: Subscription, _at: datetime) -> None:
     """Nobody renews it."""
-    subscription.source.tell(
-        subscription.end + subscription.life.chance.random() * 6 * HOUR,
-        SubscriptionExpired(
-            subscription_id=subscription.subscription_id,
-            expiry_id=subscription.next_id("expiry"),
-            effective_at=subscription.end,
-        ),
-    )
+    end = subscription.end
+    _expire(subscription, end + subscription.life.chance.random() * 6 * HOUR, end)
 
 
 def _is_not_paid(subscription: Subscription, _at: datetime) -> None:
@@ -82,22 +63,9 @@ def _is_not_paid(subscription: Subscription, _at: datetime) -> None:
     at = subscription.end
     for _ in range(chance.choice((1, 2, 3))):
         at += chance.uniform(0.1, 2) * DAY
-        subscription.source.tell(
-            at,
-            SubscriptionPaymentFailed(
-                subscription_id=subscription.subscription_id, failure_id=subscription.next_id("failure")
-            ),
-        )
+        fail_payment(subscription, at)
     given_up_at = at + chance.uniform(1, 10) * DAY
-    subscription.source.tell(
-        given_up_at,
-        SubscriptionExpired(
-            subscription_id=subscription.subscription_id,
-            expiry_id=subscription.next_id("expiry"),
-            effective_at=given_up_at,
-        ),
-    )
-    subscription.end = given_up_at
+    _expire(subscription, given_up_at, given_up_at)
 
 
 def _revoked(subscription: Subscription, at: datetime) -> None:

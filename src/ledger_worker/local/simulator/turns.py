@@ -24,7 +24,7 @@ from ledger_worker.local.simulator.life import DAY, HOUR, between
 from ledger_worker.local.simulator.shop import ADD_ONS
 from ledger_worker.local.simulator.subscription import PLAN, Subscription, renew
 
-__all__ = ["TURNS", "extend", "grow", "pause_from", "upgrade"]
+__all__ = ["TURNS", "extend", "fail_payment", "grow", "pause_from", "schedule_cancellation", "upgrade"]
 
 
 def _change_plan(subscription: Subscription, at: datetime, sku: str, *, keep_schedule: bool = False) -> None:
@@ -236,18 +236,23 @@ def _pause_twice(subscription: Subscription, at: datetime) -> datetime:
     return over_at
 
 
+def fail_payment(subscription: Subscription, at: datetime) -> None:
+    """A payment was tried and not made."""
+    subscription.source.tell(
+        at,
+        SubscriptionPaymentFailed(
+            subscription_id=subscription.subscription_id, failure_id=subscription.next_id("failure")
+        ),
+    )
+
+
 def _fail_at_the_end(subscription: Subscription, recovered_after: timedelta) -> datetime:
     """The renewal is not paid; it is tried again, and is paid in the end; the answer is when."""
     chance = subscription.life.chance
     failed_at = subscription.end + chance.random() * HOUR
     recovered_at = failed_at + recovered_after
     for at in (failed_at, between(chance, failed_at, recovered_at)):
-        subscription.source.tell(
-            at,
-            SubscriptionPaymentFailed(
-                subscription_id=subscription.subscription_id, failure_id=subscription.next_id("failure")
-            ),
-        )
+        fail_payment(subscription, at)
     subscription.source.tell(
         recovered_at,
         SubscriptionPaymentRecovered(
@@ -272,10 +277,9 @@ def _payment_that_comes_too_late(subscription: Subscription, _at: datetime) -> d
     return paid_at
 
 
-def _change_of_mind(subscription: Subscription, at: datetime) -> datetime:
-    """Cancelled for the period's end, and that taken back."""
+def schedule_cancellation(subscription: Subscription, at: datetime) -> str:
+    """It is to end with the running period; the answer is the id of the cancellation."""
     cancellation_id = subscription.next_id("cancellation")
-    withdrawn_at = between(subscription.life.chance, at, subscription.end)
     subscription.source.tell(
         at,
         SubscriptionCancellationScheduled(
@@ -284,6 +288,13 @@ def _change_of_mind(subscription: Subscription, at: datetime) -> datetime:
             effective_at=subscription.end,
         ),
     )
+    return cancellation_id
+
+
+def _change_of_mind(subscription: Subscription, at: datetime) -> datetime:
+    """Cancelled for the period's end, and that taken back."""
+    withdrawn_at = between(subscription.life.chance, at, subscription.end)
+    cancellation_id = schedule_cancellation(subscription, at)
     subscription.source.tell(
         withdrawn_at,
         SubscriptionCancellationWithdrawn(
