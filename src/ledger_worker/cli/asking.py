@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import typer
 
-from ledger_worker.cli.connections import open_database, read_settings
+from ledger_worker.cli.connections import open_database, read_settings, unwatched_stages
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ _CALLER = "command-line"
 _NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
-_Items = Annotated[
-    list[str], typer.Argument(metavar="ENTITLEMENT=UNITS", help="What is asked for, such as exports=3.")
-]
+_Items = Annotated[list[str], typer.Argument(metavar="ENTITLEMENT=UNITS", help="What is asked for, such as exports=3.")]
 _UpTo = Annotated[bool, typer.Option("--up-to", help="Take what is left where that is less.")]
 _Key = Annotated[
     str | None,
@@ -114,11 +112,9 @@ def _key(key: str | None) -> str:
 def _answer(asked: "Asked") -> "Answer":
     from ledger_worker.apply.catalogues import Catalogues
     from ledger_worker.apply.requests import answer_requests
-    from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 
-    stages = Stages(Metrics(CollectorRegistry()))
     with open_database(read_settings(), "ledger-worker customer") as engine:
-        (answer,) = answer_requests(engine, [asked], Catalogues(), stages)
+        (answer,) = answer_requests(engine, [asked], Catalogues(), unwatched_stages())
     return answer
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import typer
 
 from ledger_worker.cli.changes import sentence
-from ledger_worker.cli.connections import open_database, read_settings
+from ledger_worker.cli.connections import open_database, read_settings, unwatched_stages
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
 
 if TYPE_CHECKING:
@@ -196,10 +196,9 @@ def revoke(
 
 
 def _act(customer_id: str, fact_at: "Callable[[datetime], AssignmentFact]", *, is_rehearsal: bool, json: bool) -> None:
-    from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
     from ledger_worker.operations.by_hand import RefusedAct, act, database_clock
 
-    stages = Stages(Metrics(CollectorRegistry()))
+    stages = unwatched_stages()
     with open_database(read_settings(), "ledger-worker customer") as engine:
         found = act(engine, customer_id, fact_at(database_clock(engine)), stages, is_rehearsal=is_rehearsal)
     if json:

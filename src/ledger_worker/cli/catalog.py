@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from ledger_worker.cli.connections import open_database, read_settings
+from ledger_worker.cli.connections import open_database, read_settings, unwatched_stages
 from ledger_worker.cli.input_file import checked_file, opened_file
 from ledger_worker.cli.output import FINDINGS, Json, print_json, print_note, print_table, progress
 
@@ -146,10 +146,9 @@ def apply(
 
 def _reach(engine: "Engine", defined: "Definitions", *, is_rehearsal: bool) -> "Reach":
     """Whom the published versions reach, whether or not this call published them: one before may have been cut off."""
-    from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
     from ledger_worker.operations.reach import reach, rehearse_reach
 
-    stages = Stages(Metrics(CollectorRegistry()))
+    stages = unwatched_stages()
     with progress("rehearsing" if is_rehearsal else "reaching") as advance:
 
         def on_progress(now: "Progress") -> None:
