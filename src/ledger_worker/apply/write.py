@@ -51,14 +51,8 @@ def write(
     failed_at = max((told.now for group in groups for told in group.told), default=None)
     if failed_at is None and batch.rejected:
         failed_at = customers_store.clock(connection)
-    outcomes: Counter[str] = Counter()
-    inbox: list[inbox_store.InboxRow] = []
-    duplicates: list[int] = []
-    for group, one in zip(groups, decided, strict=True):
-        duplicates += [group.places[told] for told in one.duplicates]
-        for event in one.events:
-            outcomes[event.outcome.value] += event.told is not None
-            inbox.append(_inbox_row(event, None if event.told is None else batch.deliveries[group.places[event.told]]))
+    outcomes = Counter(event.outcome.value for one in decided for event in one.events if event.told is not None)
+    duplicates = [group.places[told] for group, one in zip(groups, decided, strict=True) for told in one.duplicates]
     dead_letters = [] if failed_at is None else _dead_letters(batch, groups, decided, failed_at)
     kept = outgoing_store.find_dead_letters(connection, [row.dead_letter_id for row in dead_letters])
     repeated = [row.record for row in dead_letters if row.dead_letter_id in kept]
@@ -70,7 +64,7 @@ def write(
     changes = _outgoing(batch, groups, decided, ledger, key_hashes)
     customers = {key: customer for one in decided for key, customer in one.customers.items()}
     postings: list[tuple[str, Posting]] = [(key, posting) for key, one in customers.items() for posting in one.postings]
-    inbox_store.insert(connection, inbox)
+    inbox_store.insert(connection, _inbox_rows(batch, groups, decided))
     postings_store.append(connection, postings)
     sources_store.write_states(connection, _states(decided))
     accounts = [(key, account) for key, one in customers.items() for account in one.accounts]
@@ -96,6 +90,14 @@ def write(
 
 
 _DEAD_LETTER_NAMESPACE = UUID("5f0c7f3e-1f44-5d1b-a7b7-1a7b5be25d03")
+
+
+def _inbox_rows(batch: Batch, groups: Sequence[Group], decided: Sequence[Decided]) -> list[inbox_store.InboxRow]:
+    return [
+        _inbox_row(event, None if event.told is None else batch.deliveries[group.places[event.told]])
+        for group, one in zip(groups, decided, strict=True)
+        for event in one.events
+    ]
 
 
 def _inbox_row(event: DecidedEvent, delivery: Delivery | None) -> inbox_store.InboxRow:

@@ -75,7 +75,7 @@ def _judged(event: Event, fact: AssignmentFact, applied: Applied, *, is_kept: bo
     if applied.refused:
         (refused,) = applied.refused
         return RefusedAct(reason=refused.reason.value, message=refused.message)
-    (outcome,) = (Outcome(name) for name, count in applied.outcomes.items() if count)
+    (outcome,) = map(Outcome, applied.outcomes)
     if outcome in _REFUSED and not is_kept:
         message = f"assignment {fact.assignment_id} of {event.customer_id} {_REFUSED[outcome]}"
         return RefusedAct(reason=outcome.value, message=message)
