@@ -1,0 +1,99 @@
+"""What was known then of any instant, by the rules alone: a second opinion that is told no more says the same.
+
+The same is asked of PostgreSQL, by fewer questions, in `tests/reports/test_past.py`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from random import Random
+
+import pytest
+
+from ledger_worker.domain.access import picture
+from ledger_worker.domain.catalogue import Catalogue, LateUsage
+from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.events import TransitionsDue
+from ledger_worker.domain.past import KnownEvent, books_at
+from tests.domain.agreement import shown_units
+from tests.domain.campaign import hold
+from tests.domain.driver import SETTLEMENT_WINDOW, World
+from tests.domain.histories import History, world_of
+from tests.domain.known import any_instants, expected_at, nothing_of, with_late_usage
+
+WORLDS, ASKED = 120, 6
+"""How many worlds are lived, and how many pairs of instants are asked of each."""
+CAMPAIGN, PARTS = 20_000, 2
+
+
+@pytest.mark.parametrize("number", range(910_000, 910_000 + WORLDS))
+def test_a_past_is_what_the_oracle_says_who_is_told_no_more(number: int) -> None:
+    hold_every_claim(number)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_pasts_of_twenty_thousand_worlds_are_what_the_oracle_says(part: int) -> None:
+    hold(hold_every_claim, part, PARTS, CAMPAIGN)
+
+
+@pytest.mark.parametrize("number", range(920_000, 920_000 + WORLDS))
+def test_what_is_known_now_of_now_is_the_present_picture(number: int) -> None:
+    world = lived(world_of(number, with_merges=number % 2 == 0), SETTLEMENT_WINDOW)
+    now = max(one.head.recorded_at for one in world.customers.values() if one.head.recorded_at is not None)
+
+    shown = pictures_of(known_of(world), world.catalogue, now)
+
+    for customer_id in world.customers:
+        for entitlement in world.catalogue.entitlements:
+            found = shown.get((customer_id, entitlement)) or nothing_of(world.catalogue, entitlement)
+            assert found == world.picture_of(customer_id, entitlement, now), (customer_id, entitlement)
+
+
+def hold_every_claim(number: int) -> None:
+    """The world of that number, every other one with merges and every third with usage that is told too late."""
+    history = world_of(number, with_merges=number % 2 == 0)
+    window = SETTLEMENT_WINDOW
+    if number % 3 == 0:
+        history, window = with_late_usage(history, tuple(LateUsage)[number // 3 % 3]), timedelta(days=2)
+    world = lived(history, window)
+    all_known = known_of(world)
+    chance = Random(number)
+    for _ in range(ASKED):
+        at, known_at = any_instants(chance, [one.recorded_at for one in all_known])
+        known = [one for one in all_known if one.recorded_at <= known_at]
+        shown = pictures_of(known, world.catalogue, at)
+        told = [(one.event, one.recorded_at) for one in known]
+        for pair, units in expected_at(told, world.catalogue, at, window).items():
+            found = shown.get(pair) or nothing_of(world.catalogue, pair[1])
+            assert shown_units(found) == units, (pair, at, known_at)
+
+
+def lived(history: History, window: timedelta) -> World:
+    world = World(history.catalogue, window)
+    for one_told in history.told:
+        world.tell(one_told)
+    return world
+
+
+def known_of(world: World) -> list[KnownEvent]:
+    """Everything that is recorded, but for what the ledger told itself."""
+    return [
+        KnownEvent(
+            event=one.event,
+            key=one.key,
+            recorded_at=one.recorded_at,
+            outcome=one.outcome,
+            catalogue_version=world.catalogue.version,
+            counted_at=one.counted_at,
+        )
+        for one in world.inbox.values()
+        if not isinstance(one.event.fact, TransitionsDue)
+    ]
+
+
+def pictures_of(
+    known: Sequence[KnownEvent], catalogue: Catalogue, at: datetime
+) -> dict[tuple[str, str], EntitlementPicture]:
+    books = books_at(known, catalogue, at)
+    return {(customer_id, key): picture(book) for customer_id, own in books.items() for key, book in own.items()}
