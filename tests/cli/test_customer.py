@@ -34,6 +34,41 @@ def test_people_read_a_table(command_with_ada: Command) -> None:
     assert "exports" in ran.output
 
 
+def test_a_past_has_the_fields_of_the_present_and_both_instants(command_with_ada: Command) -> None:
+    now = command_with_ada("customer", "show", "ada", "--json").json
+
+    ran = command_with_ada("customer", "show", "ada", "--known-at", now["recorded_at"], "--json")
+
+    assert ran.status == 0
+    assert set(ran.json) == {*now, "as_of", "known_at"}
+    assert (ran.json["known_at"], ran.json["sequence"]) == (now["recorded_at"], now["sequence"])
+    assert ran.json["entitlements"] == now["entitlements"]
+
+
+def test_people_read_which_past_it_is(command_with_ada: Command) -> None:
+    before_all = ("--as-of", "2026-01-02T00:00:00Z", "--known-at", "2026-01-03T01:00:00+01:00")
+
+    ran = command_with_ada("customer", "show", "ada", *before_all)
+
+    assert ran.status == 0
+    assert "ada as of 2026-01-02T00:00:00.000000Z as known at 2026-01-03T00:00:00.000000Z" in ran.output
+    assert "exports" not in ran.output
+
+
+@pytest.mark.parametrize("option", ["--as-of", "--known-at"])
+def test_an_instant_without_a_zone_is_status_2(command_with_ada: Command, option: str) -> None:
+    ran = command_with_ada("customer", "show", "ada", option, "2026-01-02T00:00:00")
+
+    assert ran.status == 2
+    assert "is without a zone" in ran.errors
+
+
+def test_a_customer_nobody_told_us_of_has_no_past(command: Command) -> None:
+    ran = command("customer", "show", "nobody", "--as-of", "2026-01-02T00:00:00Z")
+
+    assert (ran.status, ran.errors) == (1, "error: customer nobody is not known to the ledger\n")
+
+
 def test_a_customer_nobody_told_us_of_is_status_1(command: Command) -> None:
     ran = command("customer", "show", "nobody")
 

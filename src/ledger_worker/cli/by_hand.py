@@ -9,6 +9,7 @@ import typer
 
 from ledger_worker.cli.changes import sentence
 from ledger_worker.cli.connections import open_database, read_settings, unwatched_stages
+from ledger_worker.cli.instants import instant_of
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
 
 if TYPE_CHECKING:
@@ -19,26 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["assign", "extend", "renew", "revoke"]
 
 
-def _instant(text: str) -> datetime:
-    """Raises BadParameter unless the text is an instant with its distance from UTC."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no instant, expected one such as 2026-03-01T00:00:00Z") from None
-    if found.tzinfo is None:
-        whole = found.isoformat()
-        raise typer.BadParameter(f"{text} is without a zone, expected {whole}Z or {whole}+01:00")
-    return found
-
-
 _Customer = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
 _Assignment = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="What `assign` called it.")]
 _Units = Annotated[int | None, typer.Option(metavar="N", min=1, help="How many units.")]
-_Until = Annotated[datetime | None, typer.Option(metavar="INSTANT", parser=_instant, help="When it ends, if it does.")]
-_From = Annotated[
-    datetime | None, typer.Option("--from", metavar="INSTANT", parser=_instant, help="When it begins; now if not said.")
+_Until = Annotated[
+    datetime | None, typer.Option(metavar="INSTANT", parser=instant_of, help="When it ends, if it does.")
 ]
-_RenewedFrom = Annotated[datetime, typer.Option("--from", metavar="INSTANT", parser=_instant, help="When it begins.")]
+_From = Annotated[
+    datetime | None,
+    typer.Option("--from", metavar="INSTANT", parser=instant_of, help="When it begins; now if not said."),
+]
+_RenewedFrom = Annotated[datetime, typer.Option("--from", metavar="INSTANT", parser=instant_of, help="When it begins.")]
 _Note = Annotated[str, typer.Option(metavar="TEXT", help="Why: kept with the act, and shown to whoever asks.")]
 _Actor = Annotated[
     str | None,
@@ -132,7 +124,7 @@ def renew(  # noqa: PLR0913 - the same
 def extend(
     customer_id: _Customer,
     assignment: _Assignment,
-    until: Annotated[datetime, typer.Argument(metavar="INSTANT", parser=_instant, help="Its new end.")],
+    until: Annotated[datetime, typer.Argument(metavar="INSTANT", parser=instant_of, help="Its new end.")],
     *,
     note: _Note,
     actor: _Actor = None,
@@ -167,7 +159,7 @@ def revoke(
     note: _Note,
     effective_at: Annotated[
         datetime | None,
-        typer.Option("--at", metavar="INSTANT", parser=_instant, help="When it ends; now if not said."),
+        typer.Option("--at", metavar="INSTANT", parser=instant_of, help="When it ends; now if not said."),
     ] = None,
     actor: _Actor = None,
     key: _Key = None,

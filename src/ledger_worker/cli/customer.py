@@ -7,6 +7,7 @@ import typer
 
 from ledger_worker.cli import asking, by_hand
 from ledger_worker.cli.connections import open_database, read_settings
+from ledger_worker.cli.instants import exactly, instant_of, shown
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         ExplainedSource,
         Explanation,
     )
+    from ledger_worker.reports.past import PastPicture
 
 app = typer.Typer(
     name="customer", help="What one customer may do, and why; and what is given by hand.", no_args_is_help=True
@@ -34,21 +36,45 @@ _POSTINGS_MAX = 10_000
 
 
 @app.command()
-def show(customer_id: _Id, *, json: Json = False) -> None:
-    """Show each entitlement that the customer has or had, as it stands now; exit status 1 for an unknown customer.
+def show(
+    customer_id: _Id,
+    *,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="INSTANT", parser=instant_of, help="As it stood then; now if not said.", show_default=False
+        ),
+    ] = None,
+    known_at: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="INSTANT",
+            parser=instant_of,
+            help="By what was recorded then or before; by all that is recorded if not said.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show each entitlement that the customer has or had, as it stands; exit status 1 for an unknown customer.
 
-    What has fallen due counts, whether or not a process has booked it.
+    What has fallen due counts, whether or not a process has booked it. With --as-of or --known-at it is what the
+    customer could use at that instant, as the ledger knew it at the other.
     """
-    from ledger_worker.reports import customer
+    from ledger_worker.reports import customer, past
 
     with open_database(read_settings(), "ledger-worker customer") as engine, engine.connect() as connection:
-        shown = customer.show(connection, customer_id)
-    if shown is None:
+        found: CustomerPicture | PastPicture | None
+        if as_of is None and known_at is None:
+            found = customer.show(connection, customer_id)
+        else:
+            found = past.show_past(connection, customer_id, as_of, known_at)
+    if found is None:
         raise _unknown(customer_id)
     if json:
-        print_json(shown)
+        print_json(found)
     else:
-        _print_picture(shown)
+        _print_picture(found, _title(found))
 
 
 @app.command()
@@ -87,7 +113,16 @@ def _unknown(customer_id: str) -> typer.Exit:
     return typer.Exit(FINDINGS)
 
 
-def _print_picture(shown: "CustomerPicture") -> None:
+def _title(found: "CustomerPicture | PastPicture") -> str:
+    """Whom it is about, and up to what: the last change, or the two instants."""
+    from ledger_worker.reports.past import PastPicture
+
+    if isinstance(found, PastPicture):
+        return f"{found.customer_id} as of {exactly(found.as_of)} as known at {exactly(found.known_at)}"
+    return f"{found.customer_id}, change #{found.sequence}"
+
+
+def _print_picture(found: "CustomerPicture | PastPicture", title: str) -> None:
     rows = [
         (
             each.entitlement,
@@ -99,17 +134,19 @@ def _print_picture(shown: "CustomerPicture") -> None:
             each.remaining,
             each.overage or None,
             each.debt or None,
-            _instant(each.expires_at),
+            shown(each.expires_at),
         )
-        for each in shown.entitlements
+        for each in found.entitlements
     ]
     columns = ("entitlement", "state", "allowed", "limit", "used", "held", "left", "overage", "debt", "until")
-    print_table(f"{shown.customer_id}, change #{shown.sequence}", columns, rows)
+    print_table(title, columns, rows)
+    if found.merged_into is not None:
+        typer.echo(f"It went on as {found.merged_into}.")
 
 
 def _print_explanation(explained: "Explanation") -> None:
     typer.echo(
-        f"{explained.customer_id} as of {_instant(explained.as_of)}: change #{explained.sequence}, "
+        f"{explained.customer_id} as of {shown(explained.as_of)}: change #{explained.sequence}, "
         f"catalogue version {explained.catalogue_version}, rules version {explained.rules_version}"
     )
     if explained.tied_to:
@@ -157,14 +194,14 @@ def _granted(grant: "ExplainedGrant", *, is_quota: bool) -> int | str | None:
 
 def _print_source(source: "ExplainedSource") -> None:
     typer.echo(f"\nTold of {source.source_key}")
-    rows = [(_instant(each.occurred_at), each.type, _event(each), each.outcome) for each in source.events]
+    rows = [(shown(each.occurred_at), each.type, _event(each), each.outcome) for each in source.events]
     print_table(None, ("at", "fact", "event", "outcome"), rows)
 
 
 def _print_posting(posting: "ExplainedPosting") -> None:
     cause = posting.cause
     because = "" if cause is None else f" because of {cause.type} {_event(cause)}"
-    typer.echo(f"  {posting.number} at {_instant(posting.recorded_at)}{because}")
+    typer.echo(f"  {posting.number} at {shown(posting.recorded_at)}{because}")
     for entry in posting.entries:
         typer.echo(f"    {entry.entitlement}: {entry.words}")
 
@@ -173,7 +210,3 @@ def _event(told: "EventTold") -> str:
     """The event, with the customer it was told to where that is another one."""
     name = f"{told.event_source}/{told.event_id}"
     return name if told.told_to is None else f"{name}, told of {told.told_to}"
-
-
-def _instant(instant: datetime | None) -> str | None:
-    return None if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}Z"
