@@ -87,7 +87,7 @@ def test_explain_gives_grants_events_postings_and_what_would_allow_it(
     (order,) = ran.json["sources"]
     assert ran.status == 0
     assert (exports["decision"]["reason"], exports["grants"][0]["verdict"]) == ("revoked", "revoked")
-    assert exports["would_allow"] == "a purchase that gives it: exports-100, video-monthly"
+    assert exports["would_allow"] == ["1 export more", "a purchase that gives it: exports-100, video-monthly"]
     assert [event["event_id"] for event in order["events"]] == ["purchase-1", "refund-1"]
     assert [posting["number"] for posting in ran.json["postings"]] == [2, 1]
 
@@ -98,9 +98,17 @@ def test_people_read_why(command_with_ada: Command, database_url: str) -> None:
     ran = command_with_ada("customer", "explain", "ada", "--postings", 1)
 
     assert "exports (Report exports): not allowed: revoked" in ran.output
-    assert "What would allow it: a purchase that gives it: exports-100" in ran.output
+    assert "What would allow it, each by itself:\n    1 export more\n    a purchase that gives it" in ran.output
     assert "PurchaseRefunded shop/refund-1" in ran.output
     assert "PurchaseCompleted shop/purchase-1" not in ran.output
+
+
+def test_people_read_what_would_allow_more_than_is_left(command_with_ada: Command) -> None:
+    ran = command_with_ada("customer", "explain", "ada", "exports", "--units", 103)
+
+    assert "exports (Report exports): allowed" in ran.output
+    assert "A request for 103 is refused, exhausted: fewer units than that are left" in ran.output
+    assert "    3 exports more\n" in ran.output
 
 
 def test_people_read_of_whom_it_was_told_and_what_was_given_by_hand(command: Command, database_url: str) -> None:
@@ -156,3 +164,55 @@ def test_what_nobody_knows_is_status_1(command_with_ada: Command, arguments: tup
     ran = command_with_ada("customer", "explain", *arguments)
 
     assert (ran.status, ran.errors) == (1, error)
+
+
+def test_history_goes_on_with_the_cursor_of_a_page(command_with_ada: Command, database_url: str) -> None:
+    apply_examples(database_url, "refund")
+
+    first = command_with_ada("customer", "history", "ada", "--limit", 1, "--json").json
+    second = command_with_ada(
+        "customer", "history", "ada", "--limit", 1, "--cursor", first["next_cursor"], "--json"
+    ).json
+
+    assert [posting["cause"]["event_id"] for posting in (*first["postings"], *second["postings"])] == [
+        "refund-1",
+        "purchase-1",
+    ]
+    assert second["next_cursor"] is None
+
+
+def test_people_read_the_history_from_its_beginning(command_with_ada: Command, database_url: str) -> None:
+    apply_examples(database_url, "refund")
+
+    ran = command_with_ada("customer", "history", "ada", "--oldest-first", "--limit", 1)
+
+    assert ran.status == 0
+    assert "because of PurchaseCompleted shop/purchase-1" in ran.output
+    assert "100 exports granted from" in ran.output
+    assert "refund-1" not in ran.output
+    assert "There is more: --cursor 1" in ran.output
+
+
+def test_people_read_who_did_it_by_hand_and_why(command_with_ada: Command) -> None:
+    command_with_ada("customer", "assign", "ada", "exports", "--units", 5, "--actor", "eve", "--note", "for the outage")
+
+    ran = command_with_ada("customer", "history", "ada", "--limit", 1)
+
+    assert ", by eve\n    Note: for the outage\n" in ran.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (("nobody",), 1, "customer nobody is not known to the ledger"),
+        (("ada", "--cursor", "nonsense"), 2, "none that a page had"),
+    ],
+    ids=["customer", "cursor"],
+)
+def test_a_history_that_cannot_be_read_says_why(
+    command_with_ada: Command, arguments: tuple[str, ...], status: int, error: str
+) -> None:
+    ran = command_with_ada("customer", "history", *arguments)
+
+    assert ran.status == status
+    assert error in ran.errors

@@ -24,6 +24,7 @@ from ledger_worker.domain.catalogue import (
 )
 from ledger_worker.domain.events import (
     ChargebackOpened,
+    CustomersMerged,
     EntitlementAssigned,
     Event,
     Fact,
@@ -39,11 +40,13 @@ from ledger_worker.domain.events import (
     SubscriptionPlanChanged,
     SubscriptionQuantityChanged,
     SubscriptionRenewed,
+    SubscriptionResumed,
     UsageRecorded,
     UsageReversed,
 )
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
-from ledger_worker.reports.customer import ExplainedEntitlement, Explanation, GrantVerdict, explain, show
+from ledger_worker.reports.customer import ExplainedEntitlement, Explanation, explain, show
+from ledger_worker.reports.words import GrantVerdict
 from ledger_worker.store import catalogue
 from ledger_worker.store.database import engine as new_engine
 
@@ -170,7 +173,7 @@ def test_a_refunded_grant_names_the_refund(engine: Engine) -> None:
         (GrantVerdict.REVOKED, "revoked by refund/r1"),
     ]
     assert found.decision.reason == "revoked"
-    assert found.would_allow == "a purchase that gives it: KEEPING, PACK, PLAN"
+    assert found.would_allow == ("1 call more", "a purchase that gives it: KEEPING, PACK, PLAN")
 
 
 def test_late_usage_says_why_it_counts_as_it_does(engine: Engine) -> None:
@@ -235,7 +238,7 @@ def test_access_is_in_force_and_a_cancelled_period_that_was_renewed_ahead_never_
     found = explained(engine, "video").entitlements[0]
 
     assert [grant.verdict for grant in found.grants] == [GrantVerdict.IN_FORCE, GrantVerdict.VOID]
-    assert found.would_allow is None
+    assert found.would_allow == ()
 
 
 def test_each_source_lists_what_was_told_of_it_with_the_outcome(engine: Engine) -> None:
@@ -272,7 +275,7 @@ def test_an_entitlement_that_the_customer_never_had_is_explained(engine: Engine)
     (video,) = explained(engine, "video").entitlements
 
     assert (video.decision.reason, video.grants) == ("not_entitled", ())
-    assert video.would_allow == "a purchase that gives it: PLAN"
+    assert video.would_allow == ("a purchase that gives it: PLAN",)
 
 
 def test_an_entitlement_that_is_not_in_the_catalogue_is_left_out(engine: Engine) -> None:
@@ -371,12 +374,12 @@ def test_what_was_told_of_another_customer_says_of_whom(engine: Engine) -> None:
         (
             SubscriptionPaused(subscription_id="s1", pause_id="p1", effective_at=NOW - DAY),
             rf"suspended by pause p1 since {NOW - DAY:%Y-%m-%d %H:%M:%S}Z, 100 calls left without end",
-            "pause p1",
+            "pause/p1",
         ),
         (
             SubscriptionPaymentFailed(subscription_id="s1", failure_id="f1"),
             rf"suspended by a payment that failed since {NOW - DAY:%Y-%m-%d %H:%M:%S}Z, 100 calls left until .*",
-            "a payment that failed",
+            "payment",
         ),
     ],
     ids=["pause", "payment"],
@@ -387,7 +390,7 @@ def test_what_suspends_a_grant_is_said_in_words(engine: Engine, fact: Fact, word
     found = of_calls(engine)
 
     assert re.fullmatch(words, found.grants[0].words), found.grants[0].words
-    assert found.would_allow == f"the end of what suspends it: {cause}"
+    assert found.would_allow[0] == f"the suspension `{cause}` lifted"
 
 
 def test_a_dispute_that_suspends_is_named(engine: Engine) -> None:
@@ -395,7 +398,10 @@ def test_a_dispute_that_suspends_is_named(engine: Engine) -> None:
 
     found = of_calls(engine)
 
-    assert found.would_allow == "the end of what suspends it: dispute d1"
+    assert found.would_allow == (
+        "the suspension `dispute/d1` lifted",
+        "a purchase that gives it: KEEPING, PACK, PLAN",
+    )
     assert found.grants[0].words.startswith("suspended by dispute d1 since ")
 
 
@@ -448,3 +454,149 @@ def test_what_a_person_gave_has_no_product_and_names_the_assignment(engine: Engi
     assert (grant.sku, grant.source_key, grant.granted) == ("", "assignment/a1", 7)
     assert booked(engine) == [f"7 calls granted from {NOW - DAY:%Y-%m-%d %H:%M:%S}Z by assignment/a1"]
     assert [event.type for event in explained(engine).sources[0].events] == ["EntitlementAssigned"]
+    (event,) = explained(engine).sources[0].events
+    assert (event.actor, event.note) == ("eve", "for the outage")
+    assert grant.cause == event
+    assert (grant.set_by, grant.catalogue_version) == (1, 1)
+
+
+# -- what would allow a request
+
+
+def renewed_ahead(units_of: str = "PLAN") -> SubscriptionRenewed:
+    """The next period, from ten days from now on."""
+    item = SubscriptionItem(item_id="plan", sku=units_of, quantity=1)
+    return SubscriptionRenewed(
+        subscription_id="s1", items=(item,), period_start=NOW + 10 * DAY, period_end=NOW + 40 * DAY
+    )
+
+
+BOUGHT = "a purchase that gives it: KEEPING, PACK, PLAN"
+IN_TEN_DAYS = f"{NOW + 10 * DAY:%Y-%m-%d %H:%M:%S}Z"
+
+
+@pytest.mark.parametrize(
+    ("facts", "units", "refused_because", "would_allow"),
+    [
+        pytest.param((("o1", 9, bought("o1")),), 10, None, (), id="as many as are left"),
+        pytest.param((("o1", 9, bought("o1")),), 13, "exhausted", ("3 calls more", BOUGHT), id="three too few"),
+        pytest.param(
+            (("s1", 20, began(20)), ("u1", 2, used(97)), ("s2", 1, renewed_ahead())),
+            5,
+            "exhausted",
+            ("2 calls more", f"waiting until {IN_TEN_DAYS}, when a grant of 100 calls begins", BOUGHT),
+            id="the next period brings enough",
+        ),
+        pytest.param(
+            (("s1", 20, began(20)), ("u1", 2, used(97)), ("s2", 1, renewed_ahead())),
+            101,
+            "exhausted",
+            ("98 calls more", BOUGHT),
+            id="the next period does not bring enough",
+        ),
+        pytest.param(
+            (("s1", 1, began(-10)),),
+            1,
+            "not_yet_active",
+            (f"waiting until {IN_TEN_DAYS}, when a grant of 100 calls begins", BOUGHT),
+            id="it is to begin",
+        ),
+        pytest.param(
+            (("o1", 3, bought("o1")), ("d1", 1, ChargebackOpened(order_id="o1", dispute_id="d1"))),
+            11,
+            "suspended",
+            (BOUGHT,),
+            id="what is suspended would not be enough",
+        ),
+        pytest.param(
+            (
+                ("o1", 3, bought("o1")),
+                ("o2", 3, bought("o2")),
+                ("d1", 1, ChargebackOpened(order_id="o1", dispute_id="d1")),
+            ),
+            15,
+            "exhausted",
+            ("5 calls more", "the suspension `dispute/d1` lifted", BOUGHT),
+            id="with what is suspended there would be enough",
+        ),
+        pytest.param(
+            (
+                ("s1", 20, began(20)),
+                ("p1", 2, SubscriptionPaused(subscription_id="s1", pause_id="p1", effective_at=NOW - 2 * DAY)),
+                ("p2", 1, SubscriptionResumed(subscription_id="s1", pause_id="p1", effective_at=NOW + 10 * DAY)),
+            ),
+            1,
+            "suspended",
+            (
+                "the suspension `pause/p1` lifted",
+                f"waiting until {IN_TEN_DAYS}, when a suspension is lifted",
+                BOUGHT,
+            ),
+            id="a suspension whose end is known",
+        ),
+        pytest.param(
+            (
+                ("o2", 9, bought("o2")),
+                ("o1", 8, bought("o1")),
+                ("u1", 7, used(14)),
+                ("r1", 6, PurchaseRefunded(order_id="o2", refund_id="r1")),
+                ("s2", 1, renewed_ahead()),
+            ),
+            1,
+            "in_debt",
+            (
+                "the 10 calls owed paid by the next grant",
+                f"waiting until {IN_TEN_DAYS}, when a grant of 100 calls begins",
+                BOUGHT,
+            ),
+            id="what is owed is paid by the next period",
+        ),
+        pytest.param((("v1", 1, used(3)),), 1, "not_entitled", (BOUGHT,), id="nothing was ever given"),
+    ],
+)
+def test_what_would_allow_a_request_is_said_the_nearest_first(
+    engine: Engine,
+    facts: tuple[tuple[str, float, Fact], ...],
+    units: int,
+    refused_because: str | None,
+    would_allow: tuple[str, ...],
+) -> None:
+    tell(engine, *facts)
+
+    with engine.connect() as connection:
+        found = explain(connection, "ada", "calls", units=units)
+
+    assert found is not None
+    (calls,) = found.entitlements
+    assert (calls.request_units, calls.refused_because, calls.would_allow) == (units, refused_because, would_allow)
+
+
+def test_a_rule_says_why_each_grant_burns_before_the_next(engine: Engine) -> None:
+    tell(engine, ("o1", 9, bought("o1")), ("o2", 8, bought("o2", 2)), ("s1", 3, began(3)))
+
+    found = of_calls(engine)
+
+    assert [grant.burns_before_next_by for grant in found.grants] == [
+        "priority 50 before 100",
+        "the earlier start first",
+        None,
+    ]
+    assert found.rule == "as many units are left of what is in force"
+    assert [grant.cause.event_id for grant in found.grants if grant.cause is not None] == ["s1", "o1", "o2"]
+
+
+def test_a_grant_names_the_event_that_set_its_terms_last(engine: Engine) -> None:
+    tell(engine, ("o1", 9, bought("o1")), ("r1", 1, PurchaseRefunded(order_id="o1", refund_id="r1")))
+
+    (grant,) = of_calls(engine).grants
+
+    assert grant.cause is not None
+    assert (grant.set_by, grant.cause.event_id, grant.cause.type) == (2, "r1", "PurchaseRefunded")
+
+
+def test_overage_that_went_along_with_a_merge_is_said_at_both(engine: Engine) -> None:
+    merge = CustomersMerged(merge_id="m1", into_customer_id="bob")
+    tell(engine, ("o1", 9, bought("o1")), ("u1", 8, used(13)), ("m1", 7, merge))
+
+    assert "3 calls of overage (u1) left with the customer, who goes on as another" in booked(engine)
+    assert "3 calls of overage (u1) arrived with one who goes on as this customer" in booked(engine, "bob")

@@ -12,15 +12,12 @@ from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, pr
 
 if TYPE_CHECKING:
     from ledger_worker.domain.changes import CustomerPicture
-    from ledger_worker.reports.customer import (
-        EventTold,
-        ExplainedEntitlement,
-        ExplainedGrant,
-        ExplainedPosting,
-        ExplainedSource,
-        Explanation,
-    )
+    from ledger_worker.reports.customer import ExplainedEntitlement, Explanation
+    from ledger_worker.reports.events import EventTold, ExplainedSource
+    from ledger_worker.reports.grants import ExplainedGrant
+    from ledger_worker.reports.history import CustomerHistory
     from ledger_worker.reports.past import PastPicture
+    from ledger_worker.reports.postings import ExplainedPosting
 
 app = typer.Typer(
     name="customer", help="What one customer may do, and why; and what is given by hand.", no_args_is_help=True
@@ -33,6 +30,7 @@ _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerc
 
 _POSTINGS = 20
 _POSTINGS_MAX = 10_000
+_HISTORY_MAX = 1_000
 
 
 @app.command()
@@ -84,6 +82,9 @@ def explain(
         str | None, typer.Argument(metavar="ENTITLEMENT", help="Only this one, also if the customer never had it.")
     ] = None,
     *,
+    units: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Say what would allow a request for so many units.")
+    ] = 1,
     postings: Annotated[
         int, typer.Option(metavar="N", min=1, max=_POSTINGS_MAX, help="How many of the last postings are shown.")
     ] = _POSTINGS,
@@ -96,7 +97,7 @@ def explain(
     from ledger_worker.reports import customer
 
     with open_database(read_settings(), "ledger-worker customer") as engine, engine.connect() as connection:
-        explained = customer.explain(connection, customer_id, entitlement, postings_max=postings)
+        explained = customer.explain(connection, customer_id, entitlement, units=units, postings_max=postings)
     if explained is None:
         raise _unknown(customer_id)
     if entitlement is not None and not explained.entitlements:
@@ -106,6 +107,40 @@ def explain(
         print_json(explained)
     else:
         _print_explanation(explained)
+
+
+@app.command()
+def history(
+    customer_id: _Id,
+    *,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="From the first posting on.")] = False,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=_HISTORY_MAX, help="How many postings a page has.")
+    ] = _POSTINGS,
+    cursor: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR", help="Go on where the page ended that gave this cursor.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List what was booked of a customer, the newest first: when, of which instants, because of what and of whom.
+
+    Exit status 1 for an unknown customer. The cursor of a page goes on in the order in which the page was read.
+    """
+    from ledger_worker.reports import history as reports
+
+    read = reports.oldest_first if oldest_first else reports.newest_first
+    with open_database(read_settings(), "ledger-worker customer") as engine, engine.connect() as connection:
+        try:
+            found = read(connection, customer_id, cursor, postings_max=limit)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    if found is None:
+        raise _unknown(customer_id)
+    if json:
+        print_json(found)
+    else:
+        _print_history(found)
 
 
 def _unknown(customer_id: str) -> typer.Exit:
@@ -165,8 +200,14 @@ def _print_entitlement(explained: "ExplainedEntitlement") -> None:
     decision = explained.decision
     answer = "allowed" if decision.allowed else f"not allowed: {decision.reason}"
     typer.echo(f"\n{decision.entitlement} ({explained.name}): {answer}")
-    if explained.would_allow is not None:
-        typer.echo(f"  What would allow it: {explained.would_allow}")
+    of = "" if explained.request_units is None else f" for {explained.request_units}"
+    refused = explained.refused_because
+    answered = "granted" if refused is None else f"refused, {refused}"
+    typer.echo(f"  A request{of} is {answered}: {explained.rule}.")
+    if explained.would_allow:
+        typer.echo("  What would allow it, each by itself:")
+    for way in explained.would_allow:
+        typer.echo(f"    {way}")
     for coming in explained.upcoming:
         typer.echo(f"  To come: {coming.words}")
     if explained.grants:
@@ -179,10 +220,13 @@ def _print_entitlement(explained: "ExplainedEntitlement") -> None:
                 _granted(each, is_quota=is_quota),
                 each.used,
                 each.available,
+                each.burns_before_next_by,
+                None if each.cause is None else _because(each.cause),
             )
             for each in explained.grants
         ]
-        print_table(None, ("grant", "from", "product", "granted", "used", "left"), rows)
+        columns = ("grant", "from", "product", "granted", "used", "left", "before the next by", "set so by")
+        print_table(None, columns, rows)
 
 
 def _granted(grant: "ExplainedGrant", *, is_quota: bool) -> int | str | None:
@@ -194,16 +238,33 @@ def _granted(grant: "ExplainedGrant", *, is_quota: bool) -> int | str | None:
 
 def _print_source(source: "ExplainedSource") -> None:
     typer.echo(f"\nTold of {source.source_key}")
-    rows = [(shown(each.occurred_at), each.type, _event(each), each.outcome) for each in source.events]
-    print_table(None, ("at", "fact", "event", "outcome"), rows)
+    rows = [(shown(each.occurred_at), each.type, _event(each), each.actor, each.outcome) for each in source.events]
+    print_table(None, ("at", "fact", "event", "by", "outcome"), rows)
+
+
+def _print_history(found: "CustomerHistory") -> None:
+    typer.echo(f"{found.customer_id}, last recorded at {shown(found.recorded_at) or 'no time'}")
+    for posting in found.postings:
+        _print_posting(posting)
+    if found.next_cursor is not None:
+        typer.echo(f"There is more: --cursor {found.next_cursor}")
 
 
 def _print_posting(posting: "ExplainedPosting") -> None:
     cause = posting.cause
-    because = "" if cause is None else f" because of {cause.type} {_event(cause)}"
-    typer.echo(f"  {posting.number} at {shown(posting.recorded_at)}{because}")
+    of = " to ".join(dict.fromkeys(filter(None, (shown(posting.effective_at), shown(posting.effective_until)))))
+    because = "" if cause is None else f" because of {_because(cause)}"
+    typer.echo(f"  {posting.number} at {shown(posting.recorded_at)}, of {of}{because}")
+    if cause is not None and cause.note is not None:
+        typer.echo(f"    Note: {cause.note}")
     for entry in posting.entries:
         typer.echo(f"    {entry.entitlement}: {entry.words}")
+
+
+def _because(cause: "EventTold") -> str:
+    """The fact and the event, and who did it where a person did."""
+    by = "" if cause.actor is None else f", by {cause.actor}"
+    return f"{cause.type} {_event(cause)}{by}"
 
 
 def _event(told: "EventTold") -> str:

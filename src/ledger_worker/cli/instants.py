@@ -14,7 +14,8 @@ def instant_of(text: str) -> datetime:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no instant, expected one such as 2026-03-01T00:00:00Z") from None
     if found.tzinfo is None:
-        raise typer.BadParameter(f"{text} is without a zone, expected {text}Z or {text}+01:00")
+        whole = found.isoformat()
+        raise typer.BadParameter(f"{text} is without a zone, expected {whole}Z or {whole}+01:00")
     return found
 
 

@@ -3,30 +3,35 @@
 Values in, words out; what is read from the database to say them is `customer`'s matter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
 from ledger_worker.domain.access import AccessReason
-from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
+from ledger_worker.domain.catalogue import Entitlement, EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase
+from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase, precedence
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.places import is_open, is_suspended
+from ledger_worker.domain.requests import RequestReason
 
 __all__ = [
     "GrantVerdict",
+    "begins_words",
     "cause_words",
     "cut_words",
     "entry_words",
     "grant_words",
+    "instant_words",
     "name_of",
     "origin_words",
+    "precedence_words",
+    "rule_words",
+    "units_words",
     "upcoming_words",
     "usage_words",
     "verdict_of",
-    "would_allow",
 ]
 
 
@@ -73,35 +78,37 @@ def verdict_of(grant: Grant, as_of: datetime) -> GrantVerdict:
 def grant_words(grant: Grant, verdict: GrantVerdict, entitlement: Entitlement, as_of: datetime) -> str:
     """What the grant does, and where those of its units are that it no longer has."""
     terms = grant.terms
-    until = "without end" if terms.expires_at is None else f"until {_instant(terms.expires_at)}"
+    until = "without end" if terms.expires_at is None else f"until {instant_words(terms.expires_at)}"
     causes = ", ".join(cut.cut_id for cut in terms.cuts)
     words = {
         GrantVerdict.VOID: "undone by a correction",
-        GrantVerdict.NOT_YET_BEGUN: f"begins at {_instant(terms.effective_at)}",
+        GrantVerdict.NOT_YET_BEGUN: f"begins at {instant_words(terms.effective_at)}",
         GrantVerdict.NOTHING_RECEIVED: "nothing was left for it",
-        GrantVerdict.ENDED: f"ended at {_instant(terms.expires_at or terms.effective_at)}",
+        GrantVerdict.ENDED: f"ended at {instant_words(terms.expires_at or terms.effective_at)}",
         GrantVerdict.SUSPENDED: f"suspended by {_suspension_words(terms, as_of)}",
         GrantVerdict.IN_FORCE: f"in force {until}",
         GrantVerdict.REVOKED: f"revoked by {causes}" if causes else "revoked",
         GrantVerdict.USED_UP: f"used up, {until}",
-        GrantVerdict.BURNING_NEXT: f"burning next, {_units(grant.available, entitlement)} left {until}",
-        GrantVerdict.BURNING_LATER: f"burning after those above, {_units(grant.available, entitlement)} left {until}",
+        GrantVerdict.BURNING_NEXT: f"burning next, {units_words(grant.available, entitlement)} left {until}",
+        GrantVerdict.BURNING_LATER: (
+            f"burning after those above, {units_words(grant.available, entitlement)} left {until}"
+        ),
     }[verdict]
     if verdict is GrantVerdict.REVOKED:
         return words
     parts = [words]
     if verdict is GrantVerdict.SUSPENDED and grant.available:
-        parts.append(f"{_units(grant.available, entitlement)} left {until}")
+        parts.append(f"{units_words(grant.available, entitlement)} left {until}")
     if grant.moved:
         to = "to the grants that follow it" if terms.moves_to is None else f"to customer {terms.moves_to}"
-        parts.append(f"{_units(grant.moved, entitlement)} went on {to}")
+        parts.append(f"{units_words(grant.moved, entitlement)} went on {to}")
     if grant.expired:
-        parts.append(f"{_units(grant.expired, entitlement)} expired")
+        parts.append(f"{units_words(grant.expired, entitlement)} expired")
     if grant.revoked and verdict is not GrantVerdict.VOID:
-        parts.append(f"{_units(grant.revoked, entitlement)} revoked by {causes}" if causes else "units revoked")
+        parts.append(f"{units_words(grant.revoked, entitlement)} revoked by {causes}" if causes else "units revoked")
     if grant.short:
         parts.append(
-            f"over-allocated by {_units(grant.short, entitlement)}, which were used before they were taken back"
+            f"over-allocated by {units_words(grant.short, entitlement)}, which were used before they were taken back"
         )
     return ", ".join(parts)
 
@@ -112,7 +119,7 @@ def origin_words(terms: GrantTerms, giver: str | None) -> str | None:
         case None:
             return None
         case Origin.ROLLOVER:
-            return f"rolled over from what ended at {_instant(terms.effective_at)}"
+            return f"rolled over from what ended at {instant_words(terms.effective_at)}"
         case Origin.TRANSFER:
             return f"transferred from {'another customer' if giver is None else f'customer {giver}'}"
         case Origin.REGRANT:
@@ -143,48 +150,68 @@ def cause_words(cause: str) -> str:
 
 def cut_words(cut: Cut, entitlement: Entitlement) -> str:
     """What a cut takes, when and how."""
-    at = _instant(cut.at)
+    at = instant_words(cut.at)
     if cut.policy is CutPolicy.OPENING:
         return f"{cut.cut_id} takes as many as were used of the plan before it, at {at}"
     beyond = "" if cut.beyond is None else ", of which those that went on to another customer are taken there"
-    return f"{cut.cut_id} asks for up to {_units(cut.units, entitlement)} at {at} ({cut.policy}){beyond}"
+    return f"{cut.cut_id} asks for up to {units_words(cut.units, entitlement)} at {at} ({cut.policy}){beyond}"
 
 
 def upcoming_words(at: datetime, what: str, units: int | None, entitlement: Entitlement) -> str:
     """What is known to happen, from the closed list of a picture's `upcoming`."""
-    of = "" if units is None else f" of {_units(units, entitlement)}"
+    of = "" if units is None else f" of {units_words(units, entitlement)}"
     words = {
         "begins": f"a grant{of} begins",
         "suspended": "a grant is suspended",
         "lifted": "a suspension is lifted",
         "cut": "units are taken back",
     }
-    return f"{words.get(what, what)} at {_instant(at)}"
+    return f"{words.get(what, what)} at {instant_words(at)}"
 
 
-def would_allow(decision: EntitlementPicture, entitlement: Entitlement, catalogue: Catalogue) -> str | None:
-    """What has to happen where the answer is no; None where it is yes."""
-    if decision.allowed:
-        return None
-    skus = sorted(
-        sku
-        for sku, versions in catalogue.offers.items()
-        if any(allowance.entitlement == entitlement.key for allowance in versions[-1].allowances)
+def begins_words(amounts: Sequence[int | None], entitlement: Entitlement) -> str:
+    """What begins at an instant: one grant or more, with their units where all of them have some."""
+    units = [amount for amount in amounts if amount is not None]
+    of = f" of {units_words(sum(units), entitlement)}" if len(units) == len(amounts) else ""
+    return f"a grant{of} begins" if len(amounts) == 1 else f"{len(amounts)} grants{of} begin"
+
+
+def rule_words(decision: EntitlementPicture, units: int | None, reason: str | None) -> str:
+    """The rule by which a request for so many units (None: for access) is granted, or refused for that `reason`."""
+    if reason is None:
+        if units is None:
+            return "a grant is in force"
+        if decision.unlimited:
+            return "a grant without a limit is in force"
+        if units <= (decision.remaining or 0):
+            return "as many units are left of what is in force"
+        return "something is in force, and its limit is soft"
+    if reason == RequestReason.EXHAUSTED:
+        return "fewer units than that are left of what is in force, and its limit is hard"
+    return {
+        AccessReason.ALLOWED: "",
+        AccessReason.IN_DEBT: "units are owed, and the entitlement is blocked until they are paid",
+        AccessReason.SUSPENDED: "every active grant is suspended",
+        AccessReason.REVOKED: "all that is in force was taken back",
+        AccessReason.EXHAUSTED: "nothing is left of what is in force",
+        AccessReason.NOT_YET_ACTIVE: "nothing is in force, and a grant is to begin",
+        AccessReason.EXPIRED: "nothing is in force, and the last grant has ended",
+        AccessReason.NOT_ENTITLED: "nothing is or was in force",
+    }[AccessReason(reason)]
+
+
+def precedence_words(first: GrantTerms, following: GrantTerms) -> str:
+    """By which rule of the order of burning a grant burns before the one that stands next."""
+    names = (
+        "limited before unlimited",
+        f"priority {first.priority} before {following.priority}",
+        "the sooner end first",
+        "what was rolled over first",
+        "the earlier start first",
+        "by grant id",
     )
-    named = ", ".join(skus[:_SKUS_NAMED_MAX]) + (" and others" if len(skus) > _SKUS_NAMED_MAX else "")
-    bought = f"a purchase that gives it: {named}" if skus else "an offer that gives it: no product does"
-    match AccessReason(decision.reason):
-        case AccessReason.NOT_YET_ACTIVE:
-            begins = "its begin" if decision.starts_at is None else f"its begin at {_instant(decision.starts_at)}"
-            return f"{begins}, or {bought}"
-        case AccessReason.IN_DEBT:
-            return f"{_units(decision.debt or 0, entitlement)} owed, to be paid by the next grant: {bought}"
-        case AccessReason.SUSPENDED:
-            return f"the end of what suspends it: {_all_of(map(cause_words, decision.suspension_causes or ()))}"
-        case AccessReason.EXHAUSTED | AccessReason.REVOKED | AccessReason.EXPIRED | AccessReason.NOT_ENTITLED:
-            return bought
-        case AccessReason.ALLOWED:
-            return None
+    pairs = zip(precedence(first), precedence(following), names, strict=True)
+    return next((name for one, other, name in pairs if one != other), names[-1])
 
 
 def entry_words(
@@ -202,7 +229,7 @@ def entry_words(
     grant = _grant_name(line.grant_id, names)
     if line.kind is Kind.GRANTED and not line.units:
         return f"the terms of {grant} are set" if sets_terms else f"nothing changes of {grant}"
-    at, amount, cut = _instant(line.at), _units(abs(line.units), entitlement), line.cut_id or ""
+    at, amount, cut = instant_words(line.at), units_words(abs(line.units), entitlement), line.cut_id or ""
     usage = "" if line.usage_key is None else usages.get(line.usage_key, str(line.usage_key))
     receiver = _receiver_name(cut, names) if line.kind is Kind.MOVE else ""
     words = {
@@ -218,6 +245,10 @@ def entry_words(
         Kind.PAY_OVERAGE: f"{amount} of overage ({usage}) paid at {at} by {grant}",
         Kind.MOVE: f"{amount} of {grant} went on at {at} to {receiver}",
         Kind.RECEIVE: f"{amount} received at {at} by {grant}",
+        Kind.LEAVE_OVERAGE: f"{amount} of overage ({usage}) left at {at} with the customer, who goes on as another",
+        Kind.LEAVE_DEBT: f"{amount} owed ({usage}) left at {at} with the customer, who goes on as another",
+        Kind.ARRIVE_OVERAGE: f"{amount} of overage ({usage}) arrived at {at} with one who goes on as this customer",
+        Kind.ARRIVE_DEBT: f"{amount} owed ({usage}) arrived at {at} with one who goes on as this customer",
         Kind.HOLD: f"{amount} of {grant} held since {at} ({usage})",
         Kind.RELEASE: f"{amount} of {grant} released at {at} ({usage})",
         Kind.CONFIRM: f"{amount} of {grant} that were held used at {at} ({usage})",
@@ -237,13 +268,22 @@ def usage_words(event_id: str, outcome: str) -> str:
             return event_id
 
 
-_SKUS_NAMED_MAX = 5
+def units_words(units: int, entitlement: Entitlement) -> str:
+    """So many units of an entitlement, by the name it has for them."""
+    if entitlement.type is not EntitlementType.QUOTA or not entitlement.unit:
+        return str(units)
+    return f"{units:,} {entitlement.unit}{'' if units == 1 else 's'}"
+
+
+def instant_words(instant: datetime) -> str:
+    """An instant to the second."""
+    return f"{instant:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _suspension_words(terms: GrantTerms, as_of: datetime) -> str:
     return _all_of(
-        f"{cause_words(one.cause)} since {_instant(one.starts_at)}"
-        + ("" if one.ends_at is None else f" until {_instant(one.ends_at)}")
+        f"{cause_words(one.cause)} since {instant_words(one.starts_at)}"
+        + ("" if one.ends_at is None else f" until {instant_words(one.ends_at)}")
         for one in terms.suspensions
         if is_open(one, as_of)
     )
@@ -260,13 +300,3 @@ def _receiver_name(cut_id: str, names: Mapping[UUID, str]) -> str:
 
 def _grant_name(grant_id: UUID | None, names: Mapping[UUID, str]) -> str:
     return "nothing" if grant_id is None else names.get(grant_id, f"grant {grant_id}")
-
-
-def _units(units: int, entitlement: Entitlement) -> str:
-    if entitlement.type is not EntitlementType.QUOTA or not entitlement.unit:
-        return str(units)
-    return f"{units:,} {entitlement.unit}{'' if units == 1 else 's'}"
-
-
-def _instant(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M:%S}Z"
