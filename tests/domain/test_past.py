@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
 
+import msgspec
 import pytest
 
 from ledger_worker.domain.access import picture
-from ledger_worker.domain.catalogue import Catalogue, LateUsage
+from ledger_worker.domain.catalogue import Apply, Catalogue, LateUsage
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.past import KnownEvent, books_at
@@ -19,6 +20,7 @@ from tests.domain.campaign import hold
 from tests.domain.driver import SETTLEMENT_WINDOW, World
 from tests.domain.histories import History, world_of
 from tests.domain.known import any_instants, expected_at, nothing_of, with_late_usage
+from tests.domain.telling import bought, catalogue, day, gives, merged, offer, quota, told
 
 WORLDS, ASKED = 120, 6
 """How many worlds are lived, and how many pairs of instants are asked of each."""
@@ -63,8 +65,8 @@ def hold_every_claim(number: int) -> None:
         at, known_at = any_instants(chance, [one.recorded_at for one in all_known])
         known = [one for one in all_known if one.recorded_at <= known_at]
         shown = pictures_of(known, world.catalogue, at)
-        told = [(one.event, one.recorded_at) for one in known]
-        for pair, units in expected_at(told, world.catalogue, at, window).items():
+        recorded = [(one.event, one.recorded_at) for one in known]
+        for pair, units in expected_at(recorded, world.catalogue, at, window).items():
             found = shown.get(pair) or nothing_of(world.catalogue, pair[1])
             assert shown_units(found) == units, (pair, at, known_at)
 
@@ -93,7 +95,28 @@ def known_of(world: World) -> list[KnownEvent]:
 
 
 def pictures_of(
-    known: Sequence[KnownEvent], catalogue: Catalogue, at: datetime
+    known: Sequence[KnownEvent], published: Catalogue, at: datetime
 ) -> dict[tuple[str, str], EntitlementPicture]:
-    books = books_at(known, catalogue, at)
+    books = books_at(known, published, at)
     return {(customer_id, key): picture(book) for customer_id, own in books.items() for key, book in own.items()}
+
+
+@pytest.mark.parametrize(("at_version", "limit"), [(1, 10), (2, 20)])
+def test_a_source_stands_by_the_catalogue_it_was_folded_with_last_a_merge_included(at_version: int, limit: int) -> None:
+    """A version that gives twenty for ten was published and did not reach Ada's order before she went on as Bob."""
+    first = offer("pack", gives(10, lasts="forever"))
+    second = offer(
+        "pack", gives(20, lasts="forever"), version=2, published_at=day(5), apply=Apply.NOW, catalogue_version=2
+    )
+    world = World(catalogue(quota(), first))
+    world.tell((told("purchase", day(3), bought()), day(3)))
+    world.catalogue = catalogue(quota(), first, second, version=2) if at_version == 2 else world.catalogue
+    world.tell((told("merge", day(8), merged("bob")), day(8)))
+    later = catalogue(quota(), first, second, version=2)
+    by_version = {"purchase": 1, "merge": at_version}
+    known = [msgspec.structs.replace(one, catalogue_version=by_version[one.event.event_id]) for one in known_of(world)]
+
+    shown = pictures_of(known, later, day(9))["bob", "api"]
+
+    assert (shown.limit, shown.remaining) == (limit, limit)
+    assert shown == world.picture_of("bob", "api", day(9))

@@ -129,7 +129,10 @@ class _Told:
 
     def account(self, customer_id: str, entitlement: str) -> _Account:
         """What was told of that account."""
-        return self.accounts.setdefault((customer_id, entitlement), _Account())
+        found = self.accounts.get((customer_id, entitlement))
+        if found is None:
+            found = self.accounts[customer_id, entitlement] = _Account()
+        return found
 
 
 def _given(
