@@ -15,6 +15,7 @@ from ledger_worker.domain.catalogue import Apply, Catalogue, LateUsage
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.past import KnownEvent, books_at
+from tests.domain import test_requests as requests
 from tests.domain.agreement import shown_units
 from tests.domain.campaign import hold
 from tests.domain.driver import SETTLEMENT_WINDOW, World
@@ -39,6 +40,13 @@ def test_the_pasts_of_twenty_thousand_worlds_are_what_the_oracle_says(part: int)
     hold(hold_every_claim, part, PARTS, CAMPAIGN)
 
 
+@pytest.mark.parametrize("number", range(930_000, 930_000 + WORLDS))
+def test_a_past_knows_what_was_held_then(number: int) -> None:
+    world, _ = requests.lived(number)
+
+    asked_of(world, number, requests.WIDE)
+
+
 @pytest.mark.parametrize("number", range(920_000, 920_000 + WORLDS))
 def test_what_is_known_now_of_now_is_the_present_picture(number: int) -> None:
     world = lived(world_of(number, with_merges=number % 2 == 0), SETTLEMENT_WINDOW)
@@ -58,7 +66,11 @@ def hold_every_claim(number: int) -> None:
     window = SETTLEMENT_WINDOW
     if number % 3 == 0:
         history, window = with_late_usage(history, tuple(LateUsage)[number // 3 % 3]), timedelta(days=2)
-    world = lived(history, window)
+    asked_of(lived(history, window), number, window)
+
+
+def asked_of(world: World, number: int, window: timedelta) -> None:
+    """Of any instants of that world the pasts are what the oracle says."""
     all_known = known_of(world)
     chance = Random(number)
     for _ in range(ASKED):

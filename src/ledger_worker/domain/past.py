@@ -1,8 +1,8 @@
 """Books as they stood at an instant, by what was told until another: history that answers.
 
-What was told is all it takes. Facts about sources are folded into terms; terms, usage and reversals are settled from
-nothing up to the instant asked for, by the same run that settles an account again. What is booked is not read: so what
-fell due by then has happened, whoever booked it and when, and what happened later has not. What was told of later
+What was told is all it takes. Facts about sources are folded into terms; terms, usage, holds and reversals are settled
+from nothing up to the instant asked for, by the same run that settles an account again. What is booked is not read: so
+what fell due by then has happened, whoever booked it and when, and what happened later has not. What was told of later
 instants is known all the same where it says what will be, or shapes what was: an end, a refund that is dated ahead, a
 transfer. That is what a ledger would say that was told the same and nothing else, and asked at that instant.
 
@@ -23,13 +23,15 @@ from ledger_worker.domain.catalogue import Catalogue, Entitlement
 from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
+    HoldFact,
     OfferReached,
     OfSource,
     UsageRecorded,
     UsageReversed,
     source_key,
 )
-from ledger_worker.domain.ledger import Account, GrantTerms, Line, Phase, Reversal, UsageFact
+from ledger_worker.domain.holds import HoldsTold, pieces
+from ledger_worker.domain.ledger import Account, GrantTerms, Hold, Line, Phase, Reversal, UsageFact
 from ledger_worker.domain.owners import Held, Merge, goes_on_as, same_persons
 from ledger_worker.domain.parcels import Parcel, left_by
 from ledger_worker.domain.places import all_of
@@ -43,8 +45,8 @@ __all__ = ["KnownEvent", "books_at", "merges_of"]
 class KnownEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event as it was recorded, with what became of it, under its inbox key.
 
-    `catalogue_version` is the catalogue that was in force when it was recorded. `counted_at` is set of usage, of its
-    reversal and of a merge.
+    `catalogue_version` is the catalogue that was in force when it was recorded. `counted_at` is set of usage, of holds,
+    of a reversal and of a merge.
     """
 
     event: Event
@@ -89,11 +91,12 @@ def books_at(known: Sequence[KnownEvent], catalogue: Catalogue, at: datetime) ->
 
 
 class _Account:
-    """What was told of one customer and entitlement: the terms of its grants, usage, and what reverses it."""
+    """What was told of one customer and entitlement: the terms of its grants, usage, holds, and what reverses it."""
 
     def __init__(self) -> None:
         self.terms: list[GrantTerms] = []
         self.usage: list[UsageFact] = []
+        self.holds: list[Hold] = []
         self.reversals: list[Reversal] = []
 
 
@@ -109,6 +112,7 @@ class _Told:
         self.sources: dict[str, list[KnownEvent]] = defaultdict(list)
         self.folds: dict[str, list[KnownEvent]] = defaultdict(list)
         persons = same_persons(merges)
+        holds: dict[str, HoldsTold] = defaultdict(HoldsTold)
         for one in known:
             fact, teller = one.event.fact, one.event.customer_id
             if isinstance(fact, OfSource):
@@ -117,6 +121,8 @@ class _Told:
                 self.folds[fact.source_key].append(one)
             elif isinstance(fact, CustomersMerged):
                 self.folds[""].append(one)
+            elif isinstance(fact, HoldFact) and one.counted_at is not None:
+                holds[fact.entitlement].tell(teller, fact, one.event.event_source, one.event.event_id, one.counted_at)
             elif isinstance(fact, UsageRecorded | UsageReversed) and one.counted_at is not None:
                 source, event_id = one.event.event_source, one.event.event_id
                 if isinstance(fact, UsageReversed):
@@ -126,6 +132,11 @@ class _Told:
                 elif one.counted_at <= at:
                     usage = usage_of(one.key, one.outcome, one.counted_at, fact.units, source, event_id)
                     self.account(goes_on_as(teller, merges, usage.at), fact.entitlement).usage.append(usage)
+
+        for entitlement, told in holds.items():
+            for teller, hold in told.all():
+                for owner, piece in pieces(hold, teller, merges):
+                    self.account(owner, entitlement).holds.append(piece)
 
     def account(self, customer_id: str, entitlement: str) -> _Account:
         """What was told of that account."""
@@ -185,7 +196,8 @@ class _Settling:
             has = msgspec.structs.replace(terms, amount=self._units_of(terms))
             book.grants[terms.grant_id] = BookedGrant(has, Phase.PENDING, 0, burns=[])
         arriving = self._arriving.get(customer_id, ())
-        self._lines[customer_id] = book.run_all(account.usage, account.reversals, all_of(self._at), arriving)
+        until = all_of(self._at)
+        self._lines[customer_id] = book.run_all(account.usage, account.reversals, until, account.holds, arriving)
         self._books[customer_id] = book
 
     def _units_of(self, terms: GrantTerms) -> int | None:
