@@ -12,10 +12,12 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.apply.batch import Applied, Batch, Delivery, Move, Rejected
 from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.requests import answer_requests
 from ledger_worker.apply.transaction import apply_batch, by_database_clock
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, CustomerPicture
 from ledger_worker.domain.events import Event
+from ledger_worker.domain.requests import Answer, Asked
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.operations.verify import Check, verify
 from ledger_worker.store import catalogue as catalogue_store
@@ -122,6 +124,10 @@ class Ledger:
         return apply_batch(
             self.engine, batch, self.catalogues, self.stages(), lambda _connection, _deliveries: instants
         )
+
+    def ask(self, now: datetime, *asked: Asked) -> tuple[Answer, ...]:
+        """The requests are one batch, decided at that instant."""
+        return answer_requests(self.engine, asked, self.catalogues, self.stages(), lambda _connection: now)
 
     def tell_now(self, *events: Event) -> Applied:
         """The events are one batch, recorded by the database's clock."""

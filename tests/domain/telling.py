@@ -63,7 +63,10 @@ from ledger_worker.domain.events import (
     UsageRecorded,
     UsageReversed,
 )
+from ledger_worker.domain.requests import Confirm, Item, Release, Request
 
+DAY = 86_400
+"""Seconds."""
 MICROSECOND = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)
 
@@ -441,3 +444,25 @@ def usage_reversed(
 ) -> UsageReversed:
     """Of the usage told under that event id, `units` or all."""
     return UsageReversed(entitlement=entitlement, reversal_id=reversal, usage_event_id=usage, units=units)
+
+
+# -- what is asked
+
+
+def consume(units: int, key: str = "u", *, customer: str = "ada", up_to: bool = False) -> Request:
+    items = (Item(entitlement="api", units=units),)
+    return Request(caller="shop", key=key, customer_id=customer, items=items, up_to=up_to)
+
+
+def hold(units: int, key: str = "h", *, seconds: int = 20 * DAY, customer: str = "ada", up_to: bool = False) -> Request:
+    items = (Item(entitlement="api", units=units),)
+    return Request(caller="shop", key=key, customer_id=customer, items=items, hold_seconds=seconds, up_to=up_to)
+
+
+def confirm(units: int | None = None, of: str = "h", *, key: str = "c", customer: str = "ada") -> Confirm:
+    items = () if units is None else (Item(entitlement="api", units=units),)
+    return Confirm(caller="shop", key=key, customer_id=customer, hold=of, items=items)
+
+
+def release(of: str = "h", *, key: str = "r", customer: str = "ada") -> Release:
+    return Release(caller="shop", key=key, customer_id=customer, hold=of)

@@ -11,18 +11,21 @@ from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, LimitPolicy, O
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.holds import HOLDS_MAX
 from ledger_worker.domain.ledger import Kind
-from ledger_worker.domain.requests import HOLD_SECONDS_MAX, Answer, Asked, Confirm, Item, Release, Request, judge
+from ledger_worker.domain.requests import HOLD_SECONDS_MAX, Answer, Asked, Item, Request, judge
 from tests.domain.agreement import assert_all
 from tests.domain.driver import World
 from tests.domain.telling import (
+    DAY,
     MICROSECOND,
     PACK_OF_TEN,
     activated,
     bought,
     catalogue,
+    confirm,
     day,
     dispute_opened,
     gives,
+    hold,
     line,
     merged,
     offer,
@@ -32,30 +35,16 @@ from tests.domain.telling import (
     quota,
     refund_reversed,
     refunded,
+    release,
     renewed,
     told,
     usage_reversed,
     used,
 )
 
-DAY = 86_400
 FULL = catalogue(
     quota(debt=DebtPolicy.CARRY), offer("pack", gives(10, lasts="forever", refund=RefundPolicy.FULL_WITH_DEBT))
 )
-
-
-def hold(units: int, key: str = "h", *, seconds: int = 20 * DAY, customer: str = "ada", up_to: bool = False) -> Request:
-    items = (Item(entitlement="api", units=units),)
-    return Request(caller="shop", key=key, customer_id=customer, items=items, hold_seconds=seconds, up_to=up_to)
-
-
-def confirm(units: int | None = None, of: str = "h", *, key: str = "c", customer: str = "ada") -> Confirm:
-    items = () if units is None else (Item(entitlement="api", units=units),)
-    return Confirm(caller="shop", key=key, customer_id=customer, hold=of, items=items)
-
-
-def release(of: str = "h", *, key: str = "r", customer: str = "ada") -> Release:
-    return Release(caller="shop", key=key, customer_id=customer, hold=of)
 
 
 class Told:

@@ -21,6 +21,10 @@ from ledger_worker.domain.events import (
     EntitlementAssigned,
     Event,
     Fact,
+    HoldConfirmed,
+    HoldFact,
+    HoldReleased,
+    HoldTaken,
     OfferReached,
     OwnFact,
     PurchaseCompleted,
@@ -130,6 +134,9 @@ POSSIBLE: tuple[Fact, ...] = (
 ITS_OWN: tuple[Fact, ...] = (
     TransitionsDue(entitlement="api", instant=START, kind="end", grant_id=UUID(int=7)),
     OfferReached(source_key="order/" + "o" * ID_LENGTH_MAX, catalogue_version=3),
+    HoldTaken(entitlement="api", units=1, expires_at=START),
+    HoldConfirmed(entitlement="api", hold_event_id="api@h", units=1),
+    HoldReleased(entitlement="api", hold_event_id="api@h"),
 )
 FREE = {"currency", "resource", "keep_schedule"}
 """Nothing is impossible in these fields."""
@@ -157,8 +164,8 @@ def fields_holding(held: type[Any]) -> list[Any]:
 
 
 def test_every_type_of_fact_is_among_these() -> None:
-    assert {type(fact) for fact in POSSIBLE} == set(get_args(Fact)) - set(get_args(OwnFact))
-    assert {type(fact) for fact in ITS_OWN} == set(get_args(OwnFact))
+    assert {type(fact) for fact in POSSIBLE} == set(get_args(Fact)) - set(get_args(OwnFact | HoldFact))
+    assert {type(fact) for fact in ITS_OWN} == set(get_args(OwnFact | HoldFact))
 
 
 @pytest.mark.parametrize("fact", [*POSSIBLE, *ITS_OWN], ids=lambda fact: type(fact).__name__)

@@ -1,6 +1,6 @@
 """All stories: one for each fact, and for each way in which facts meet. Each theme has a file."""
 
-from tests.stories import by_hand, changes, late_usage, merges, offers, orders, subscriptions, transfers, usage
+from tests.stories import by_hand, changes, holds, late_usage, merges, offers, orders, subscriptions, transfers, usage
 
 STORIES = (
     *orders.STORIES,
@@ -12,4 +12,5 @@ STORIES = (
     *transfers.STORIES,
     *merges.STORIES,
     *offers.STORIES,
+    *holds.STORIES,
 )

@@ -1,8 +1,8 @@
 """Customers' lives as a table, and what reads it.
 
-A story is steps in their order of arrival: what is told, when it arrives, and the outcome expected; versions of offers
-published on the way; and looks: what a read at an instant shows. A look changes nothing, so it may ask about any
-instant that is not before the last step.
+A story is steps in their order of arrival: what is told, when it arrives, and the outcome expected; what is asked, and
+how it is answered; versions of offers published on the way; and looks: what a read at an instant shows. A look changes
+nothing, so it may ask about any instant that is not before the last step.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from ledger_worker.domain.catalogue import Allowance, Apply, Catalogue, Offer
 from ledger_worker.domain.changes import Change, EntitlementPicture
 from ledger_worker.domain.events import Event, Fact, OfferReached
 from ledger_worker.domain.outcomes import Outcome
+from ledger_worker.domain.requests import Asked
 from ledger_worker.domain.sources import SourceState, facts_of, skus_of
 from tests.domain.telling import told
 
@@ -42,6 +43,19 @@ class Look(msgspec.Struct, frozen=True):
     entitlement: str
     customer: str
     shows: dict[str, object]
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Something is asked at `at`: it is granted, or refused for the reason that it `becomes`."""
+
+    at: datetime
+    asked: Asked
+    becomes: str
+
+    @property
+    def customer(self) -> str:
+        """Of whom it is asked."""
+        return self.asked.customer_id
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -84,7 +98,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     catalogue: Catalogue
-    life: tuple[Step | Look | Publication, ...]
+    life: tuple[Step | Look | Ask | Publication, ...]
     told: tuple[str, ...]
 
     def customers(self) -> list[str]:
@@ -116,6 +130,10 @@ def tell(
 ) -> Step:
     """A step; it happened when it arrives unless said otherwise."""
     return Step(arrives_at, happened_at or arrives_at, fact, str(becomes), version, event_id, customer)
+
+
+def ask(at: datetime, asked: Asked, becomes: str = "granted") -> Ask:
+    return Ask(at, asked, becomes)
 
 
 def look(at: datetime, entitlement: str = "api", *, customer: str = ADA, **shows: object) -> Look:

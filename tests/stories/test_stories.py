@@ -8,15 +8,16 @@ import msgspec
 import pytest
 
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.events import Fact, OwnFact
+from ledger_worker.domain.events import Fact, HoldFact, OwnFact
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
+from ledger_worker.domain.requests import Answer, Asked
 from ledger_worker.wire.decode import decode_change
 from tests.apply.ledger import Ledger
 from tests.domain.agreement import assert_all
 from tests.domain.driver import World
 from tests.domain.telling import told, used
 from tests.stories.lives import STORIES
-from tests.stories.story import Look, Publication, Step, Story, in_words, mismatches
+from tests.stories.story import Ask, Look, Publication, Step, Story, in_words, mismatches
 
 AFTERWARDS = datetime.fromisoformat("2040-01-01T00:00:00+00:00")
 
@@ -41,6 +42,9 @@ def lived(story: Story) -> World:
                 _, world.catalogue = one.onto(world.catalogue)
                 for event in one.reached(world.catalogue, world.sources):
                     world.tell((event, one.at))
+            case Ask():
+                assert answered(world.ask(one.asked, one.at)) == one.becomes, one
+                assert_all(world)
             case Step():
                 decided = world.tell((next(events), one.arrives_at))
                 refused = [each.reason.value for each in decided.refused]
@@ -79,6 +83,10 @@ def test_postgresql_tells_the_same_story(story: Story, ledger: Ledger) -> None:
                 for event in one.reached(world.catalogue, world.sources):
                     ledger.tell((event, one.at))
                     world.tell((event, one.at))
+            case Ask():
+                (answer,) = ledger.ask(one.at, one.asked)
+                assert answer == world.ask(one.asked, one.at)
+                assert answered(answer) == one.becomes, one
             case Step():
                 event = next(events)
                 applied = ledger.tell((event, one.arrives_at))
@@ -102,9 +110,19 @@ def test_every_fact_and_every_outcome_is_in_a_story() -> None:
     steps = [one for story in STORIES for one in story.life if isinstance(one, Step)]
     becomes = {step.becomes for step in steps}
 
-    assert {type(step.fact) for step in steps} == set(get_args(Fact)) - set(get_args(OwnFact))
+    assert {type(step.fact) for step in steps} == set(get_args(Fact)) - set(get_args(OwnFact | HoldFact))
     assert set(Outcome) <= becomes
     assert becomes <= {*Outcome, *DeadLetterReason}
+
+
+def test_everything_that_can_be_asked_is_in_a_story() -> None:
+    asked = {type(one.asked) for story in STORIES for one in story.life if isinstance(one, Ask)}
+
+    assert asked == set(get_args(Asked))
+
+
+def answered(answer: Answer) -> str:
+    return "granted" if answer.is_granted else str(answer.reason)
 
 
 def pictures_of(world: World, customer_id: str, at: datetime) -> dict[str, EntitlementPicture]:

@@ -5,7 +5,7 @@ commit. A request that was answered before is answered the same again, whatever 
 answered and kept as such, and told to nobody.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -49,9 +49,15 @@ _AGAIN_SQLSTATES = frozenset({"40001", "40P01"})
 
 
 def answer_requests(
-    engine: Engine, requests: Sequence[Asked], catalogues: Catalogues, stages: Stages
+    engine: Engine,
+    requests: Sequence[Asked],
+    catalogues: Catalogues,
+    stages: Stages,
+    clock: Callable[[Connection], datetime] = customers_store.clock,
 ) -> tuple[Answer, ...]:
     """The answer to each request, in their order; what was granted is committed.
+
+    `clock` is asked behind the locks for the instant at which they are decided.
 
     Of one customer they are decided in their order. One that is impossible in itself, reuses a key for something else,
     is of a parked customer or would pass what can be counted is answered, not kept, and keeps back no other. Raises
@@ -59,20 +65,24 @@ def answer_requests(
     lost answer to COMMIT leaves that open: asking again tells.
     """
     try:
-        return _answer_together(engine, requests, catalogues, stages)
+        return _answer_together(engine, requests, catalogues, stages, clock)
     except DataError as error:
         if len(requests) > 1:
             middle = len(requests) // 2
             halves = (requests[:middle], requests[middle:])
-            return tuple(one for half in halves for one in answer_requests(engine, half, catalogues, stages))
+            return tuple(one for half in halves for one in answer_requests(engine, half, catalogues, stages, clock))
         with engine.connect() as connection:
-            now = customers_store.clock(connection)
+            now = clock(connection)
         message = f"with what was used before it is more than can be counted: {error.orig}"
         return (refused_answer(requests[0], RequestReason.OUT_OF_RANGE, message, now),)
 
 
 def _answer_together(
-    engine: Engine, requests: Sequence[Asked], catalogues: Catalogues, stages: Stages
+    engine: Engine,
+    requests: Sequence[Asked],
+    catalogues: Catalogues,
+    stages: Stages,
+    clock: Callable[[Connection], datetime],
 ) -> tuple[Answer, ...]:
     """All in one transaction. Raises DataError when one of them is at fault."""
     attempts = 0
@@ -83,7 +93,7 @@ def _answer_together(
             book_due_apart(engine, due_at, catalogues)
             due_at = {}
             with engine.connect() as connection, connection.begin():
-                answers = _transact(connection, requests, catalogues, stages, named)
+                answers = _transact(connection, requests, catalogues, stages, named, clock)
                 stages.reached(Stage.WRITTEN)
             stages.reached(Stage.COMMITTED)
         except _ManyDueError as error:
@@ -121,6 +131,7 @@ def _transact(
     catalogues: Catalogues,
     stages: Stages,
     named: frozenset[str],
+    clock: Callable[[Connection], datetime],
 ) -> tuple[Answer, ...]:
     """Everything but the commit: lock, first answers, load, decide, write."""
     catalogue_store.lock_shared(connection)
@@ -140,7 +151,7 @@ def _transact(
 
     # Behind the locks: who asked the same at once for this customer has committed by now.
     first = idempotency_store.find(connection, [*map(_key, possible), *map(_hold, possible)])
-    now = customers_store.clock(connection)
+    now = clock(connection)
     hashes = {key: request_hash for key, (request_hash, _) in first.items()}
     answered = {key: answer for key, (_, answer) in first.items()}
     new: list[Asked] = []
