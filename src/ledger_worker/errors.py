@@ -6,6 +6,8 @@ An expected outcome is a value (`domain.outcomes`), never an exception. What is 
     |- ConfigurationError      stop before starting: a setting, a missing prerequisite, a schema too old or too new
     |- BadBytesError           one record cannot be read: it becomes a dead letter, the rest goes on
     |- UnavailableError        database, broker or registry away: keep the batch, back off, try again
+    |  |- OverloadedError      more wait for an answer than may: nothing was done, ask again later
+    |  |- UnansweredError      a request got no answer: nothing or all of it was done, ask again under its key
     |- FencedError             another owner took the partition or lane: drop buffers, write nothing
     |- BrokenInvariantError    the ledger would contradict itself: a bug of ours, nothing is committed
 
@@ -18,6 +20,8 @@ __all__ = [
     "ConfigurationError",
     "FencedError",
     "LedgerError",
+    "OverloadedError",
+    "UnansweredError",
     "UnavailableError",
 ]
 
@@ -44,6 +48,17 @@ class BadBytesError(LedgerError):
 
 class UnavailableError(LedgerError):
     """Something this process depends on is away; the same work may succeed later."""
+
+
+class OverloadedError(UnavailableError):
+    """As many wait for an answer as may; nothing was done of what was asked, it may be asked again later."""
+
+
+class UnansweredError(UnavailableError):
+    """A request got no answer, in its time or at all; whether it was granted is open.
+
+    Asked again under the same key it is answered as it was decided then, or decided now.
+    """
 
 
 class FencedError(LedgerError):

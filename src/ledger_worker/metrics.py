@@ -77,6 +77,7 @@ class Metrics:
         self._register_outcomes()
         self._register_consumer()
         self._register_batches()
+        self._register_requests()
         self._register_relay()
         self._register_clock()
         self._register_dependencies()
@@ -135,6 +136,19 @@ class Metrics:
         self.lanes_held = self._gauge("relay_lanes", "Lanes that this process holds.")
         self.outbox_rows = self._gauge("outbox_rows", "Rows that wait to be published.", "lane")
         self.outbox_oldest_seconds = self._gauge("outbox_oldest_seconds", "Age of the oldest row that waits.", "lane")
+
+    def _register_requests(self) -> None:
+        self.request_batch_requests = self._histogram("request_batch_requests", "Requests answered together.", _SIZES)
+        self.request_waiting_seconds = self._histogram(
+            "request_waiting_seconds", "Time from asking until its transaction began.", _FAST_SECONDS
+        )
+        self.requests_unanswered = self._gauge("requests_unanswered", "Requests that wait or are being answered.")
+        self.requests_overloaded = self._counter(
+            "requests_overloaded_total", "Requests turned away because as many waited as may."
+        )
+        self.requests_set_aside = self._counter(
+            "requests_set_aside_total", "Customers whose requests were set aside because somebody else held them."
+        )
 
     def _register_clock(self) -> None:
         self.transitions = self._counter(

@@ -48,6 +48,33 @@ for round_number in range(rounds):
         if not answer.is_granted and items[0].units == 1:
             break
 """
+GATHERING = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from ledger_worker.apply.gathering import Gatherer
+from ledger_worker.domain.requests import Item, Request
+from ledger_worker.metrics import CollectorRegistry, Metrics
+from ledger_worker.store.database import engine
+
+url, worker, rounds, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 8
+
+def ask(gatherer, thread):
+    for round_number in range(rounds):
+        for number in range(1_000):
+            items = (Item(entitlement="api", units=1 + (thread + number) % 3),)
+            asked = Request(
+                caller=f"worker-{worker}-{thread}",
+                key=f"{round_number}-{number}",
+                customer_id=f"customer-{round_number}",
+                items=items,
+            )
+            if not gatherer.ask(asked, 60).is_granted and items[0].units == 1:
+                break
+
+with Gatherer(engine(url), Metrics(CollectorRegistry())) as gatherer, ThreadPoolExecutor(threads) as pool:
+    list(pool.map(lambda thread: ask(gatherer, thread), range(threads)))
+"""
+"""The same by eight threads of each process, who ask one at a time and are answered together."""
 
 
 def prepare(ledger: Ledger, rounds: int) -> list[int]:
@@ -61,8 +88,8 @@ def prepare(ledger: Ledger, rounds: int) -> list[int]:
     return limits
 
 
-def start(url: str, worker: int, rounds: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, url, str(worker), str(rounds)])
+def start(url: str, worker: int, rounds: int, program: str = PROGRAM) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program, url, str(worker), str(rounds)])
 
 
 def prove(ledger: Ledger, limits: Sequence[int]) -> None:
@@ -80,6 +107,15 @@ def test_processes_use_a_hundred_limits_to_the_last_unit(ledger: Ledger, databas
     running = [start(database_url, worker, ROUNDS) for worker in range(PROCESSES)]
 
     assert [process.wait(timeout=110) for process in running] == [0] * PROCESSES
+    prove(ledger, limits)
+
+
+def test_two_processes_that_gather_use_a_hundred_limits_to_the_last_unit(ledger: Ledger, database_url: str) -> None:
+    limits = prepare(ledger, ROUNDS)
+
+    running = [start(database_url, worker, ROUNDS, GATHERING) for worker in range(2)]
+
+    assert [process.wait(timeout=110) for process in running] == [0] * 2
     prove(ledger, limits)
 
 

@@ -158,6 +158,19 @@ def test_settings_outlive_a_rollback_and_the_return_to_the_pool(service: Engine)
             assert conn.execute(text("SELECT current_user")).scalar_one() == "ledger_app"
 
 
+def test_a_hurried_transaction_waits_shortly_and_leaves_its_session_as_it_was(database_url: str) -> None:
+    made = database.engine(database_url, connections_max=1)
+    hurried = database.hurried(made, 0.2)
+
+    found = []
+    for each in (made, hurried, made, hurried):
+        with each.connect() as conn:
+            found.append(conn.execute(text("SELECT current_setting('lock_timeout')")).scalar_one())
+    hurried.dispose()
+
+    assert found == ["5s", "200ms", "5s", "200ms"]
+
+
 def test_a_frozen_transaction_is_ended_by_the_server(database_url: str) -> None:
     with _engine(database_url, idle_in_transaction_timeout_seconds=0.05) as impatient, impatient.connect() as conn:
         conn.execute(text("SELECT 1"))

@@ -12,7 +12,7 @@ from ledger_worker.domain.decided import CustomerHead
 from ledger_worker.domain.owners import Merge
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts
 
-__all__ = ["clock", "known", "lock", "merge_of", "read_heads", "read_merges", "write_heads", "write_ties"]
+__all__ = ["clock", "held", "known", "lock", "merge_of", "read_heads", "read_merges", "write_heads", "write_ties"]
 
 _LINKED = text("SELECT customer_id, linked FROM customer WHERE customer_id = ANY(CAST(:ids AS text[]))")
 
@@ -30,6 +30,14 @@ FROM customer
 WHERE customer_id = ANY(CAST(:ids AS text[]))
 ORDER BY customer_id
 FOR UPDATE
+""")
+
+_LOCK_FREE = text("""
+SELECT customer_id
+FROM customer
+WHERE customer_id = ANY(CAST(:ids AS text[]))
+ORDER BY customer_id
+FOR UPDATE SKIP LOCKED
 """)
 
 _READ = text("""
@@ -92,6 +100,17 @@ def lock(connection: Connection, customer_ids: Sequence[str], key_hash: Callable
 def known(connection: Connection, customer_ids: Sequence[str]) -> set[str]:
     """Those of the customers who have a row."""
     return {row.customer_id for row in connection.execute(_LINKED, {"ids": of_texts(customer_ids)}).all()}
+
+
+def held(connection: Connection, customer_ids: Sequence[str]) -> set[str]:
+    """Those of the customers whose row, or that of one they are tied to, another transaction holds; waits for nobody.
+
+    The others are held by the caller's transaction afterwards, which ends soon.
+    """
+    found = connection.execute(_LINKED, {"ids": of_texts(customer_ids)}).all()
+    asked = {customer_id for row in found for customer_id in (row.customer_id, *row.linked)}
+    free = set(connection.execute(_LOCK_FREE, {"ids": of_texts(asked)}).scalars())
+    return {row.customer_id for row in found if not free.issuperset((row.customer_id, *row.linked))}
 
 
 def read_heads(connection: Connection, customer_ids: Sequence[str]) -> tuple[dict[str, CustomerHead], dict[str, int]]:

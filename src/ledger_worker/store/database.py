@@ -10,7 +10,7 @@ on working while the schema is moved forward, because a revision only adds what 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import msgspec
 from alembic import command
@@ -27,7 +27,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from ledger_worker.errors import ConfigurationError, UnavailableError
 from ledger_worker.store import catalogue
 
-__all__ = ["MIGRATE_COMMAND", "SERVICE_ROLE", "Status", "engine", "migrate", "require_current", "set_lanes", "status"]
+__all__ = [
+    "MIGRATE_COMMAND",
+    "SERVICE_ROLE",
+    "Status",
+    "engine",
+    "hurried",
+    "migrate",
+    "require_current",
+    "set_lanes",
+    "status",
+]
 
 SERVICE_ROLE = "ledger_app"
 """The role that the service works as: it may read everything, and rewrite neither posting nor entry."""
@@ -117,6 +127,23 @@ def engine(
             raise
 
     event.listen(made, "connect", set_up)
+    return made
+
+
+def hurried(engine: Engine, lock_timeout_seconds: float) -> Engine:
+    """The same pool of sessions, in whose transactions a lock is waited for no longer than this: then SQLSTATE 55P03.
+
+    Disposing of either disposes of both.
+    """
+    made = engine.execution_options()
+    wait_shortly = sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(lock_timeout_seconds * 1000)))
+
+    def begin(conn: Connection) -> None:
+        # By the driver's cursor: a statement by way of SQLAlchemy would begin the transaction that is beginning.
+        with closing(conn.connection.cursor()) as cursor:
+            cursor.execute(wait_shortly)
+
+    event.listen(made, "begin", begin)
     return made
 
 
