@@ -5,29 +5,28 @@ What they were granted becomes part of the true history, so the oracle is asked 
 
 import random
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import msgspec
 from sqlalchemy import Engine
 
-from ledger_worker.apply.catalogues import Catalogues
-from ledger_worker.apply.requests import answer_requests
+from ledger_worker.apply.gathering import Gatherer
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy
 from ledger_worker.domain.events import Event, UsageRecorded
 from ledger_worker.domain.requests import Answer, Item, Request, granted_event
-from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
+from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import pictures
 
 __all__ = ["LastUnits", "ask_until", "fight_for_the_last", "history_of"]
 
 _CALLER = "demo"
-_AT_ONCE = 10
 _UNITS_MAX = 4
 _PAUSE_SECONDS = 0.05
 _THREADS = 8
+_ANSWER_SECONDS_MAX = 60.0
 _FOUGHT_FOR = range(8, 200)
 """How many units are left where everybody asks for one: some rounds for each, and over within a second or two."""
 _LASTS_FOR = timedelta(hours=1)
@@ -49,22 +48,18 @@ class LastUnits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ask_until(stop: threading.Event, engine: Engine, customer_ids: Sequence[str], seed: int) -> list[Answer]:
-    """Until `stop` is set: customers by chance ask for some units of what the catalogue counts. Returns the answers."""
-    chance, catalogues = random.Random(seed), Catalogues()  # noqa: S311 - a seeded demo, no secret
+    """Until `stop` is set eight threads ask for some units, by chance of whom and of what. Returns the answers."""
     entitlements = _quotas(_catalogue(engine))
-    answers: list[Answer] = []
-    while not stop.wait(_PAUSE_SECONDS):
-        requests = [
-            _request(
-                f"at-random-{len(answers) + place}",
-                chance.choice(customer_ids),
-                chance.choice(entitlements),
-                chance.randint(1, _UNITS_MAX),
-            )
-            for place in range(_AT_ONCE)
-        ]
-        answers += answer_requests(engine, requests, catalogues, _stages())
-    return answers
+
+    def ask(gatherer: Gatherer, thread: int) -> list[Answer]:
+        chance, answers = random.Random(f"{seed}-{thread}"), list[Answer]()  # noqa: S311 - a seeded demo, no secret
+        while not stop.wait(_PAUSE_SECONDS):
+            key, units = f"at-random-{thread}-{len(answers)}", chance.randint(1, _UNITS_MAX)
+            request = _request(key, chance.choice(customer_ids), chance.choice(entitlements), units)
+            answers.append(gatherer.ask(request, _ANSWER_SECONDS_MAX))
+        return answers
+
+    return _ask_at_once(engine, ask)
 
 
 def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits | None:
@@ -77,15 +72,14 @@ def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits
         return None
     customer_id, entitlement, left = found
 
-    def ask(thread: int) -> list[Answer]:
-        catalogues, answers = Catalogues(), list[Answer]()
+    def ask(gatherer: Gatherer, thread: int) -> list[Answer]:
+        answers = list[Answer]()
         while not answers or answers[-1].is_granted:
             request = _request(f"last-{thread}-{len(answers)}", customer_id, entitlement, 1)
-            answers += answer_requests(engine, [request], catalogues, _stages())
+            answers.append(gatherer.ask(request, _ANSWER_SECONDS_MAX))
         return answers
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        answers = tuple(answer for each in threads.map(ask, range(_THREADS)) for answer in each)
+    answers = tuple(_ask_at_once(engine, ask))
     return LastUnits(customer_id=customer_id, entitlement=entitlement, left=left, answers=answers)
 
 
@@ -101,6 +95,13 @@ def history_of(answers: Iterable[Answer]) -> list[Event]:
         for item in answer.items
         if item.granted
     ]
+
+
+def _ask_at_once(engine: Engine, ask: Callable[[Gatherer, int], list[Answer]]) -> list[Answer]:
+    """What eight threads were answered, who ask one gatherer, each by its number."""
+    with Gatherer(engine, Metrics(CollectorRegistry())) as gatherer, ThreadPoolExecutor(_THREADS) as threads:
+        asking = [threads.submit(ask, gatherer, thread) for thread in range(_THREADS)]
+        return [answer for one in asking for answer in one.result()]
 
 
 def _request(key: str, customer_id: str, entitlement: str, units: int) -> Request:
@@ -130,7 +131,3 @@ def _quotas(catalogue: Catalogue) -> list[str]:
 def _catalogue(engine: Engine) -> Catalogue:
     with engine.connect() as connection:
         return catalogue_store.read(connection, catalogue_store.read_ledger(connection).catalogue_version)
-
-
-def _stages() -> Stages:
-    return Stages(Metrics(CollectorRegistry()))
