@@ -1,7 +1,8 @@
 """Requests for units: how many a second are answered, of one customer and of many.
 
-`python -m tests.benchmarks.requests`. No HTTP and no Kafka: `answer_requests` in one process, with as many requests in
-a transaction as would wait together. Each ledger is verified before its figure counts.
+`python -m tests.benchmarks.requests`. No HTTP and no Kafka. The floor is `answer_requests` in one thread, with as many
+requests in a transaction as there are; beside it threads that ask one at a time through one `Gatherer`, which answers
+together what waits. Each ledger is verified before its figure counts.
 """
 
 import shutil
@@ -9,18 +10,24 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+from sqlalchemy import Engine
+
 from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.gathering import Gatherer
 from ledger_worker.apply.requests import answer_requests
 from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.events import Event, PurchaseCompleted, PurchaseLine
-from ledger_worker.domain.requests import Item, Request
+from ledger_worker.domain.requests import Answer, Item, Request
 from ledger_worker.local import cluster as local_cluster
 from ledger_worker.local.cluster import Cluster
 from ledger_worker.local.tuning import DURABLE
+from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store.database import engine, migrate
 from ledger_worker.worker.process import calm_collector
 from tests.benchmarks.end_to_end import check_ledger
@@ -31,13 +38,37 @@ __all__ = ["main"]
 
 _ROUNDS = 3
 _REQUESTS = 5_000
+_SECONDS_MAX = 60.0
+
+
+class Case(msgspec.Struct, frozen=True):
+    """How many customers, how many requests, and how many in a transaction or how many threads ask one at a time."""
+
+    customers: int
+    requests: int
+    at_once: int = 0
+    threads: int = 0
+
+
 _CASES = {
-    "one customer, one at a time": (1, 1, 500),
-    "one customer, 100 at a time": (1, 100, _REQUESTS),
-    "2,000 customers, 100 at a time": (2_000, 100, _REQUESTS),
-    "2,000 customers, 500 at a time": (2_000, 500, _REQUESTS),
+    "one customer, one at a time": Case(1, 500, at_once=1),
+    "one customer, 100 at a time": Case(1, _REQUESTS, at_once=100),
+    "one customer, 8 threads gathered": Case(1, 2_000, threads=8),
+    "one customer, 64 threads gathered": Case(1, _REQUESTS, threads=64),
+    "2,000 customers, 100 at a time": Case(2_000, _REQUESTS, at_once=100),
+    "2,000 customers, 500 at a time": Case(2_000, _REQUESTS, at_once=500),
+    "2,000 customers, 64 threads gathered": Case(2_000, _REQUESTS, threads=64),
+    "2,000 customers, 500 threads gathered": Case(2_000, 2 * _REQUESTS, threads=500),
 }
-"""By name: how many customers, how many requests in a transaction, how many in all."""
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers a second, and how long one was waited for in milliseconds; nothing of that where nobody waited."""
+
+    rate: float
+    p50: float | None = None
+    p99: float | None = None
+    batch: float | None = None
 
 
 def main() -> int:
@@ -46,39 +77,79 @@ def main() -> int:
     calm_collector()
     try:
         cluster = local_cluster.start(folder / "cluster", DURABLE)
-        rates: dict[str, list[float]] = {name: [] for name in _CASES}
+        found: dict[str, list[Measured]] = {name: [] for name in _CASES}
         for number in range(_ROUNDS):
-            for name, (customers, at_once, count) in _CASES.items():
-                rates[name].append(_rate(cluster, customers, at_once, count))
-            print(f"round {number + 1}: " + ", ".join(f"{name} {found[-1]:,.0f}/s" for name, found in rates.items()))
+            for name, case in _CASES.items():
+                found[name].append(_measure(cluster, case))
+            print(f"round {number + 1}: " + ", ".join(f"{name} {all_[-1].rate:,.0f}/s" for name, all_ in found.items()))
     finally:
         local_cluster.delete(folder / "cluster")
         shutil.rmtree(folder, ignore_errors=True)
-    print("\n| requests | answered/s |\n|---|---:|")
-    for name, found in rates.items():
-        print(f"| {name} | {statistics.median(found):,.0f} |")
+    print("\n| requests | answered/s | p50 ms | p99 ms | in a transaction |\n|---|---:|---:|---:|---:|")
+    for name, all_ in found.items():
+        print(f"| {name} | {statistics.median(one.rate for one in all_):,.0f} | {_waits(all_)} |")
     return 0
 
 
-def _rate(cluster: Cluster, customers: int, at_once: int, count: int) -> float:
+def _waits(found: Sequence[Measured]) -> str:
+    columns = zip(*((one.p50, one.p99, one.batch) for one in found), strict=True)
+    medians = (None if None in column else statistics.median(filter(None, column)) for column in columns)
+    return " | ".join("" if value is None else f"{value:,.0f}" for value in medians)
+
+
+def _measure(cluster: Cluster, case: Case) -> Measured:
     url = make_database(cluster, "bench_requests")
     migrate(url)
     publish(url)
     ledger, catalogues, stages = engine(url), Catalogues(), unseen_stages()
-    for batch in in_batches(_bought(customers)):
+    for batch in in_batches(_bought(case.customers)):
         require_all_applied(apply_batch(ledger, batch, catalogues, stages), len(batch.deliveries))
     at_rest(cluster, url)
-    began_at = time.perf_counter()
-    for first in range(0, count, at_once):
-        requests = [_request(number, customers) for number in range(first, first + at_once)]
-        answers = answer_requests(ledger, requests, catalogues, stages)
-        if not all(answer.is_granted for answer in answers):
-            raise RuntimeError(f"a request was refused: {answers[0].message}")
-    rate = count / (time.perf_counter() - began_at)
+    measured = _gathered(ledger, case) if case.threads else _together(ledger, case)
     ledger.dispose()
     check_ledger(url)
     drop_database(cluster, "bench_requests")
-    return rate
+    return measured
+
+
+def _together(ledger: Engine, case: Case) -> Measured:
+    catalogues, stages = Catalogues(), unseen_stages()
+    began_at = time.perf_counter()
+    for first in range(0, case.requests, case.at_once):
+        requests = [_request(number, case.customers) for number in range(first, first + case.at_once)]
+        _require_granted(answer_requests(ledger, requests, catalogues, stages))
+    return Measured(rate=case.requests / (time.perf_counter() - began_at))
+
+
+def _gathered(ledger: Engine, case: Case) -> Measured:
+    metrics = Metrics(CollectorRegistry())
+    numbers = iter(range(case.requests))  # shared: whoever is free asks the next
+
+    def ask(_thread: int) -> list[float]:
+        waited = []
+        for number in numbers:
+            asked_at = time.perf_counter()
+            _require_granted([gatherer.ask(_request(number, case.customers), _SECONDS_MAX)])
+            waited.append((time.perf_counter() - asked_at) * 1_000)
+        return waited
+
+    with Gatherer(ledger, metrics) as gatherer, ThreadPoolExecutor(case.threads) as threads:
+        began_at = time.perf_counter()
+        waited = sorted(one for each in threads.map(ask, range(case.threads)) for one in each)
+        seconds = time.perf_counter() - began_at
+    batches = metrics.registry.get_sample_value("ledger_request_batch_requests_count") or 1
+    return Measured(
+        rate=case.requests / seconds,
+        p50=statistics.median(waited),
+        p99=waited[len(waited) * 99 // 100],
+        batch=case.requests / batches,
+    )
+
+
+def _require_granted(answers: Sequence[Answer]) -> None:
+    refused = next((answer for answer in answers if not answer.is_granted), None)
+    if refused is not None:
+        raise RuntimeError(f"a request was refused: {refused.message}")
 
 
 def _bought(customers: int) -> Iterator[Event]:
