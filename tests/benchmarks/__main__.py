@@ -1,8 +1,9 @@
 """`make bench`: the figures, medians of several rounds, each round checked before it counts.
 
-Three figures per round, on databases of their own: applying alone (no Kafka, events as values), the floor under it
-(`floor`), and end to end (records in Kafka to committed ledger to published changes, with the worker process as it runs
-in service). Beside them what late usage costs (`late`).
+`flow`: three figures per round, on databases of their own: applying alone (no Kafka, events as values), the floor under
+it (`floor`), and end to end (records in Kafka to committed ledger to published changes, with the worker process as it
+runs in service). Beside them what late usage costs (`late`), requests (`requests`), checks (`checks`), what falls due
+(`due`) and many grants of a customer (`grants`); `--only` takes some of them.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,12 +30,13 @@ from ledger_worker.local.tuning import DURABLE
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from ledger_worker.store.database import engine, migrate
 from ledger_worker.worker.process import calm_collector
-from tests.benchmarks import end_to_end, floor, late
+from tests.benchmarks import checks, due, end_to_end, floor, grants, late, requests
 from tests.benchmarks.ledger import BATCH_EVENTS, checkpoint, in_batches, publish, require_all_applied
 from tests.benchmarks.processes import CpuMeter
 from tests.benchmarks.workload import Workload, events
 from tests.shared_cluster import drop_database, make_database
 
+_NAMES = ("flow", "late", "requests", "checks", "due", "grants")
 _ARRANGEMENTS = {
     "end to end, `run` in one process": end_to_end.ONE_PROCESS,
     "end to end, two `run consume` and one `run relay`": end_to_end.APART,
@@ -63,17 +65,8 @@ def main() -> int:
     calm_collector()
     try:
         started = local_cluster.start(folder / "cluster", DURABLE)
-        reports = []
-        if not arguments.only_late:
-            rounds = []
-            for number in range(1, arguments.rounds + 1):
-                measured = _round(started, number, arguments.events, with_kafka=not arguments.without_kafka)
-                print(f"round {number}: {_line(measured)}", flush=True)
-                rounds.append(measured)
-            reports.append(_report(rounds, arguments.events))
-        if not arguments.without_late:
-            reports.append(late.report(late.measure(started, arguments.rounds)))
-        report = "\n".join(reports)
+        figures = _figures(started, arguments)
+        report = "\n".join(figures[name]() for name in figures if name in arguments.only)
         print(report)
         if arguments.write:
             Path(arguments.write).write_text(report, encoding="utf-8")
@@ -88,11 +81,34 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--without-kafka", action="store_true", help="leave out the end-to-end figure")
-    late_usage = parser.add_mutually_exclusive_group()
-    late_usage.add_argument("--without-late", action="store_true", help="leave out the figures of late usage")
-    late_usage.add_argument("--only-late", action="store_true", help="take no figures but those of late usage")
+    parser.add_argument("--only", nargs="+", choices=_NAMES, default=_NAMES, help="take no figures but these")
+    parser.add_argument("--entries", type=int, default=checks.ENTRIES_MAX, help="how far the ledger of checks grows")
+    parser.add_argument("--due", type=int, default=due.TRANSITIONS, help="how many transitions fall due at once")
     parser.add_argument("--write", help="write the report to this file too")
     return parser.parse_args()
+
+
+def _figures(cluster: Cluster, arguments: argparse.Namespace) -> dict[str, Callable[[], str]]:
+    """By the name of the figures, how to take them; each returns its report."""
+    rounds: int = arguments.rounds
+    taken = (
+        lambda: _flow(cluster, arguments),
+        lambda: late.report(late.measure(cluster, rounds)),
+        lambda: requests.report(requests.measure(cluster, rounds)),
+        lambda: checks.report(checks.measure(cluster, arguments.entries)),
+        lambda: due.report(due.measure(cluster, rounds, arguments.due)),
+        lambda: grants.report(grants.measure(cluster, rounds)),
+    )
+    return dict(zip(_NAMES, taken, strict=True))
+
+
+def _flow(cluster: Cluster, arguments: argparse.Namespace) -> str:
+    rounds = []
+    for number in range(1, arguments.rounds + 1):
+        measured = _round(cluster, number, arguments.events, with_kafka=not arguments.without_kafka)
+        print(f"round {number}: {_line(measured)}", flush=True)
+        rounds.append(measured)
+    return _report(rounds, arguments.events)
 
 
 def _round(cluster: Cluster, number: int, count: int, *, with_kafka: bool) -> Round:

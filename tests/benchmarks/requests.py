@@ -1,19 +1,15 @@
 """Requests for units: how many a second are answered, of one customer and of many.
 
-`python -m tests.benchmarks.requests`. No HTTP and no Kafka. The floor is `answer_requests` in one thread, with as many
-requests in a transaction as there are; beside it threads that ask one at a time through one `Gatherer`, which answers
-together what waits. Each ledger is verified before its figure counts.
+No HTTP and no Kafka. The floor is `answer_requests` in one thread, with as many requests in a transaction as there are;
+beside it threads that ask one at a time through one `Gatherer`, which answers together what waits. Each ledger is
+verified before its figure counts.
 """
 
-import shutil
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 from sqlalchemy import Engine
@@ -24,19 +20,15 @@ from ledger_worker.apply.requests import answer_requests
 from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.events import Event, PurchaseCompleted, PurchaseLine
 from ledger_worker.domain.requests import Answer, Item, Request
-from ledger_worker.local import cluster as local_cluster
 from ledger_worker.local.cluster import Cluster
-from ledger_worker.local.tuning import DURABLE
 from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store.database import engine, migrate
-from ledger_worker.worker.process import calm_collector
 from tests.benchmarks.end_to_end import check_ledger
 from tests.benchmarks.ledger import at_rest, in_batches, publish, require_all_applied, unseen_stages
 from tests.shared_cluster import drop_database, make_database
 
-__all__ = ["main"]
+__all__ = ["Measured", "measure", "report"]
 
-_ROUNDS = 3
 _REQUESTS = 5_000
 _SECONDS_MAX = 60.0
 
@@ -71,24 +63,30 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     batch: float | None = None
 
 
-def main() -> int:
-    """Prints the table; 0 when every ledger was right."""
-    folder = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
-    calm_collector()
-    try:
-        cluster = local_cluster.start(folder / "cluster", DURABLE)
-        found: dict[str, list[Measured]] = {name: [] for name in _CASES}
-        for number in range(_ROUNDS):
-            for name, case in _CASES.items():
-                found[name].append(_measure(cluster, case))
-            print(f"round {number + 1}: " + ", ".join(f"{name} {all_[-1].rate:,.0f}/s" for name, all_ in found.items()))
-    finally:
-        local_cluster.delete(folder / "cluster")
-        shutil.rmtree(folder, ignore_errors=True)
-    print("\n| requests | answered/s | p50 ms | p99 ms | in a transaction |\n|---|---:|---:|---:|---:|")
-    for name, all_ in found.items():
-        print(f"| {name} | {statistics.median(one.rate for one in all_):,.0f} | {_waits(all_)} |")
-    return 0
+def measure(cluster: Cluster, rounds: int) -> dict[str, list[Measured]]:
+    """By the name of the case, for each round."""
+    found: dict[str, list[Measured]] = {name: [] for name in _CASES}
+    for number in range(1, rounds + 1):
+        for name, case in _CASES.items():
+            found[name].append(_measure(cluster, case))
+        listed = ", ".join(f"{name} {measured[-1].rate:,.0f}/s" for name, measured in found.items())
+        print(f"requests, round {number}: {listed}", flush=True)
+    return found
+
+
+def report(found: dict[str, list[Measured]]) -> str:
+    """The table, as Markdown."""
+    rounds = len(next(iter(found.values())))
+    lines = [
+        f"Three units each, medians of {rounds} rounds. Gathered: threads that ask one at a time; how long each waited",
+        "for its answer, and how many were answered in a transaction.",
+        "",
+        "| requests | answered/s | p50 ms | p99 ms | in a transaction |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, measured in found.items():
+        lines.append(f"| {name} | {statistics.median(one.rate for one in measured):,.0f} | {_waits(measured)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _waits(found: Sequence[Measured]) -> str:
@@ -173,7 +171,3 @@ def _request(number: int, customers: int) -> Request:
 
 def _customer(number: int) -> str:
     return f"customer-{number:08}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
