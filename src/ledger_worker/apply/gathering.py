@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.requests import answer_requests
@@ -177,7 +177,7 @@ class Gatherer:
         try:
             with self._engine.connect() as connection:
                 return customers_store.held(connection, sorted(customer_ids))
-        except DBAPIError:
+        except SQLAlchemyError:
             return set()  # who tries them next meets the same, and tells them
 
     def _put_back(self, taken: Taken, held: set[str]) -> bool:

@@ -10,7 +10,7 @@ on working while the schema is moved forward, because a revision only adds what 
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import msgspec
 from alembic import command
@@ -130,18 +130,18 @@ def engine(
     return made
 
 
+_WAIT_SHORTLY = "SELECT set_config('lock_timeout', :milliseconds, true)"
+
+
 def hurried(engine: Engine, lock_timeout_seconds: float) -> Engine:
     """The same pool of sessions, in whose transactions a lock is waited for no longer than this: then SQLSTATE 55P03.
 
     Disposing of either disposes of both.
     """
     made = engine.execution_options()
-    wait_shortly = sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(lock_timeout_seconds * 1000)))
 
     def begin(conn: Connection) -> None:
-        # By the driver's cursor: a statement by way of SQLAlchemy would begin the transaction that is beginning.
-        with closing(conn.connection.cursor()) as cursor:
-            cursor.execute(wait_shortly)
+        conn.execute(text(_WAIT_SHORTLY), {"milliseconds": str(int(lock_timeout_seconds * 1000))})
 
     event.listen(made, "begin", begin)
     return made
