@@ -27,6 +27,8 @@ __all__ = ["Rates", "measure", "report"]
 
 _CUSTOMERS = 100
 _REQUESTS_AT_ONCE = 100
+_ORDERS_IN_A_BATCH = 10
+"""An order has up to 500 lines, each a grant: a thousand of them would take longer than a session may."""
 _DATABASE = "bench_grants"
 
 
@@ -60,7 +62,7 @@ def measure(cluster: Cluster, rounds: int) -> dict[int, list[Rates]]:
         migrate(url)
         publish(url)
         ledger = engine(url)
-        _use(ledger, _bought(held.grants))
+        _use(ledger, _bought(held.grants), _ORDERS_IN_A_BATCH)
         at_rest(cluster, url)
         for number in range(1, rounds + 1):
             usage_seconds = _use(ledger, _usages(held, number))
@@ -102,11 +104,11 @@ def _rate_and_ratio(rates: Sequence[float], of: Sequence[float]) -> tuple[str, s
     return f"{median(rates):,.0f}", f"{median(rates) / median(of):.2f}"
 
 
-def _use(ledger: Engine, told: Iterator[Event]) -> float:
+def _use(ledger: Engine, told: Iterator[Event], events_max: int = BATCH_EVENTS) -> float:
     """Everything is applied in batches; returns the seconds that took."""
     catalogues, stages = Catalogues(), unseen_stages()
     seconds = 0.0
-    for batch in in_batches(told):
+    for batch in in_batches(told, events_max):
         began_at = time.perf_counter()
         applied = apply_batch(ledger, batch, catalogues, stages)
         seconds += time.perf_counter() - began_at

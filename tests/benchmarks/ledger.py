@@ -39,10 +39,10 @@ def checkpoint(cluster: Cluster) -> None:
     _execute(cluster.database_url, "CHECKPOINT")
 
 
-def in_batches(told: Iterable[Event]) -> Iterator[Batch]:
+def in_batches(told: Iterable[Event], events_max: int = BATCH_EVENTS) -> Iterator[Batch]:
     """The events in batches, none made before it is asked for."""
     left = iter(told)
-    while events := tuple(islice(left, BATCH_EVENTS)):
+    while events := tuple(islice(left, events_max)):
         yield Batch(deliveries=tuple(Delivery(event=event) for event in events))
 
 

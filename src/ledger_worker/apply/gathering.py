@@ -33,7 +33,7 @@ __all__ = ["BATCH_REQUESTS_MAX", "CONNECTIONS", "UNANSWERED_MAX", "Gatherer"]
 CONNECTIONS = 3
 """How many transactions a gatherer has under way at most, each on a connection of the engine's pool."""
 BATCH_REQUESTS_MAX = 500
-"""Most requests of one transaction: some tens of milliseconds that it holds their customers."""
+"""Most requests of one transaction: it holds their customers for about a tenth of a second."""
 UNANSWERED_MAX = 2_000
 """Most requests that wait or are being answered; whoever comes then is turned away."""
 
