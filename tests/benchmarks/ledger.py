@@ -16,6 +16,8 @@ from tests.benchmarks.workload import ENTITLEMENTS, OFFERS
 __all__ = ["BATCH_EVENTS", "at_rest", "checkpoint", "in_batches", "publish", "require_all_applied", "unseen_stages"]
 
 BATCH_EVENTS = 1_000
+_REST_SECONDS_MAX = 3_600
+"""For vacuuming a ledger of some gigabytes."""
 
 
 def publish(url: str) -> None:
@@ -59,7 +61,7 @@ def require_all_applied(applied: Applied, expected: int) -> None:
 
 
 def _execute(url: str, command: str) -> None:
-    owner = engine(url, role=None)
+    owner = engine(url, role=None, statement_timeout_seconds=_REST_SECONDS_MAX)
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(command))
     owner.dispose()
