@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_worker.apply.turns import Asked, Taken, Turns
+from ledger_worker.apply.turns import Taken, Turns, Waiting
 from ledger_worker.domain.requests import Item, Request
 
 
-def asked(customer: str, key: str = "k") -> Asked:
+def asked(customer: str, key: str = "k") -> Waiting:
     items = (Item(entitlement="api", units=1),)
-    return Asked(Request(caller="shop", key=key, customer_id=customer, items=items), 0.0)
+    return Waiting(Request(caller="shop", key=key, customer_id=customer, items=items), 0.0)
 
 
 def turns(*, connections: int = 3, batch_max: int = 2, unanswered_max: int = 9) -> Turns:
@@ -137,9 +137,9 @@ def test_no_request_waits_for_more_transactions_than_stated_and_none_overtakes_i
 ) -> None:
     own = turns(connections=connections, batch_max=batch_max, unanswered_max=unanswered_max)
     under_way: list[Taken] = []
-    came: list[Asked] = []
-    before: dict[Asked, int] = {}
-    answered: list[Asked] = []
+    came: list[Waiting] = []
+    before: dict[Waiting, int] = {}
+    answered: list[Waiting] = []
 
     def go_on() -> None:
         """Every free connection takes; whom it passes over though their customer is free waits for one more."""

@@ -21,8 +21,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.requests import answer_requests
-from ledger_worker.apply.turns import Asked, Taken, Turns
-from ledger_worker.domain.requests import Answer, Request, judge
+from ledger_worker.apply.turns import Taken, Turns, Waiting
+from ledger_worker.domain.requests import Answer, Asked, judge
 from ledger_worker.errors import BrokenInvariantError, OverloadedError, UnansweredError, UnavailableError
 from ledger_worker.metrics import Metrics, Stages
 from ledger_worker.store import customers as customers_store
@@ -83,7 +83,7 @@ class Gatherer:
         """How many requests wait or are being answered now."""
         return self._turns.unanswered
 
-    def ask(self, request: Request, timeout_seconds: float) -> Answer:
+    def ask(self, request: Asked, timeout_seconds: float) -> Answer:
         """The answer, as `answer_requests` gives it, once it is committed; waits for it at most so long.
 
         Raises OverloadedError when too many wait, UnavailableError when the gatherer is closed (of neither anything was
@@ -91,7 +91,7 @@ class Gatherer:
         fault of ours. A request whose time is over while it waits is withdrawn; one that was taken by then is answered
         all the same and kept under its key, so asking again tells.
         """
-        asked = Asked(request, time.monotonic())
+        asked = Waiting(request, time.monotonic())
         with self._changed:
             if self._is_closed:
                 raise UnavailableError(_closed(request))
@@ -194,7 +194,7 @@ class Gatherer:
 
 
 def _answer_each(
-    engine: Engine, requests: Sequence[Request], catalogues: Catalogues, stages: Stages
+    engine: Engine, requests: Sequence[Asked], catalogues: Catalogues, stages: Stages
 ) -> list[Answer | Exception]:
     """The answer to each, or what came in its way; where an invariant would break, the others go without that one."""
     stages.begin()
@@ -216,7 +216,7 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, IntegrityError | BrokenInvariantError)
 
 
-def _told(asked: Asked, error: Exception) -> Exception:
+def _told(asked: Waiting, error: Exception) -> Exception:
     """What who asked is told; an exception of its own for each, because each is raised in another thread."""
     reason, *_ = str(error.orig if isinstance(error, DBAPIError) else error).splitlines() or [type(error).__name__]
     said: Exception
@@ -228,9 +228,9 @@ def _told(asked: Asked, error: Exception) -> Exception:
     return said
 
 
-def _closed(request: Request) -> str:
+def _closed(request: Asked) -> str:
     return f"request {_name(request)} came when no more are answered here: nothing was done, ask another process"
 
 
-def _name(request: Request) -> str:
+def _name(request: Asked) -> str:
     return f"{request.key} of {request.caller}"

@@ -16,15 +16,15 @@ from concurrent.futures import Future
 
 import msgspec
 
-from ledger_worker.domain.requests import Answer, Request
+from ledger_worker.domain.requests import Answer, Asked
 
-__all__ = ["Asked", "Taken", "Turns"]
+__all__ = ["Taken", "Turns", "Waiting"]
 
 
-class Asked:
+class Waiting:
     """A request that waits for its answer; who asked waits for `found`."""
 
-    def __init__(self, request: Request, asked_at: float) -> None:
+    def __init__(self, request: Asked, asked_at: float) -> None:
         self.request = request
         self.asked_at = asked_at
         """Seconds of a clock that only goes forward."""
@@ -36,11 +36,11 @@ class Asked:
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """What one transaction answers; `is_alone` when it is one customer who was set aside."""
 
-    asked: tuple[Asked, ...]
+    asked: tuple[Waiting, ...]
     is_alone: bool
 
     @property
-    def requests(self) -> tuple[Request, ...]:
+    def requests(self) -> tuple[Asked, ...]:
         """What was asked, in its order."""
         return tuple(one.request for one in self.asked)
 
@@ -57,7 +57,7 @@ class Turns:
         self._connections = connections
         self._batch_max = batch_max
         self._unanswered_max = unanswered_max
-        self._waiting: list[Asked] = []
+        self._waiting: list[Waiting] = []
         self._busy: set[str] = set()
         self._aside: dict[str, None] = {}
         self._alone = 0
@@ -70,7 +70,7 @@ class Turns:
         """For how many transactions a request waits at most, while nobody else holds its customer."""
         return 1 + (self._unanswered_max - 1) // self._batch_max
 
-    def add(self, asked: Asked) -> bool:
+    def add(self, asked: Waiting) -> bool:
         """It waits, behind all others; False and nothing done when as many are unanswered as may be."""
         if self.unanswered == self._unanswered_max:
             return False
@@ -80,7 +80,7 @@ class Turns:
         self._waiting.append(asked)
         return True
 
-    def withdraw(self, asked: Asked) -> bool:
+    def withdraw(self, asked: Waiting) -> bool:
         """It waits no more; False when it is taken already."""
         if asked not in self._waiting:
             return False
@@ -125,13 +125,13 @@ class Turns:
             self._alone -= 1
             self._aside.clear()
 
-    def drain(self) -> list[Asked]:
+    def drain(self) -> list[Waiting]:
         """Nobody waits any more; returns who did."""
         left, self._waiting = self._waiting, []
         self.unanswered -= len(left)
         return left
 
-    def _set_aside(self) -> list[Asked]:
+    def _set_aside(self) -> list[Waiting]:
         """The requests of whoever was set aside first, while a connection is left for everybody else."""
         while self._aside and self._alone < self._connections - 1:
             customer_id = next(iter(self._aside))
