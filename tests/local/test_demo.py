@@ -68,6 +68,8 @@ def test_the_demo_is_clean_and_leaves_nothing_behind(temporary_folder: Path, sta
     assert "was killed (SIGKILL)" in said
     assert ": all are equal." in said
     assert "eight threads at once asked for one each" in said
+    assert "that nobody confirmed were over by themselves" in said
+    assert "a clock that came back booked" in said
     assert "All clean" in said
     assert running(temporary_folder) == []
     assert list(temporary_folder.iterdir()) == []

@@ -1,11 +1,12 @@
 """Services that ask for units while the shop's facts are being applied, and all at once for somebody's last ones.
 
-What they were granted becomes part of the true history, so the oracle is asked about it like about everything else.
+They use units or hold them first, and confirm or release what they hold, or forget it. What they were granted becomes
+part of the true history, so the oracle is asked about it like about everything else.
 """
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -14,52 +15,98 @@ from sqlalchemy import Engine
 
 from ledger_worker.apply.gathering import Gatherer
 from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy
-from ledger_worker.domain.events import Event, UsageRecorded
-from ledger_worker.domain.requests import Answer, Item, Request, granted_event
+from ledger_worker.domain.events import Event, HoldTaken, UsageRecorded
+from ledger_worker.domain.requests import (
+    Answer,
+    Asked,
+    Confirm,
+    Granted,
+    Item,
+    Release,
+    Request,
+    end_event,
+    granted_event,
+)
 from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import pictures
 
-__all__ = ["LastUnits", "ask_until", "fight_for_the_last", "history_of"]
+__all__ = ["Answered", "LastUnits", "ask_until", "fight_for_the_last", "history_of", "hold_for"]
 
 _CALLER = "demo"
 _UNITS_MAX = 4
 _PAUSE_SECONDS = 0.05
+_HOLD_SECONDS_MAX = 20
 _THREADS = 8
 _ANSWER_SECONDS_MAX = 60.0
 _FOUGHT_FOR = range(8, 200)
 """How many units are left where everybody asks for one: some rounds for each, and over within a second or two."""
 _LASTS_FOR = timedelta(hours=1)
 _LOOKED_AT_MAX = 500
+_HELD_MAX = 20
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """What was asked, and the answer."""
+
+    asked: Asked
+    answer: Answer
 
 
 class LastUnits(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of asking all at once: how many units were left, and the answers."""
+    """What came of asking all at once: how many units were left, and what was answered."""
 
     customer_id: str
     entitlement: str
     left: int
-    answers: tuple[Answer, ...]
+    answers: tuple[Answered, ...]
 
     @property
     def granted(self) -> int:
         """How many units were granted in all."""
-        return sum(item.granted for answer in self.answers for item in answer.items)
+        return sum(item.granted for one in self.answers for item in one.answer.items)
 
 
-def ask_until(stop: threading.Event, engine: Engine, customer_ids: Sequence[str], seed: int) -> list[Answer]:
-    """Until `stop` is set eight threads ask for some units, by chance of whom and of what. Returns the answers."""
+def ask_until(stop: threading.Event, engine: Engine, customer_ids: Sequence[str], seed: int) -> list[Answered]:
+    """Until `stop` is set eight threads ask by chance: whom, for what, whether to hold it, and what becomes of that."""
     entitlements = _quotas(_catalogue(engine))
 
-    def ask(gatherer: Gatherer, thread: int) -> list[Answer]:
-        chance, answers = random.Random(f"{seed}-{thread}"), list[Answer]()  # noqa: S311 - a seeded demo, no secret
+    def ask(gatherer: Gatherer, thread: int) -> list[Answered]:
+        chance, answers = random.Random(f"{seed}-{thread}"), list[Answered]()  # noqa: S311 - a seeded demo, no secret
+        held: list[Answer] = []
         while not stop.wait(_PAUSE_SECONDS):
-            key, units = f"at-random-{thread}-{len(answers)}", chance.randint(1, _UNITS_MAX)
-            request = _request(key, chance.choice(customer_ids), chance.choice(entitlements), units)
-            answers.append(gatherer.ask(request, _ANSWER_SECONDS_MAX))
+            key = f"at-random-{thread}-{len(answers)}"
+            asked: Asked
+            if held and chance.random() < 0.5:  # noqa: PLR2004 - every other time
+                asked = _end(key, held.pop(), chance)
+            else:
+                seconds = chance.choice([None, chance.randint(1, _HOLD_SECONDS_MAX)])
+                units = chance.randint(1, _UNITS_MAX)
+                asked = _request(key, chance.choice(customer_ids), chance.choice(entitlements), units, seconds)
+            answer = gatherer.ask(asked, _ANSWER_SECONDS_MAX)
+            answers.append(Answered(asked, answer))
+            if answer.expires_at is not None:
+                held.append(answer)
         return answers
 
     return _ask_at_once(engine, ask)
+
+
+def hold_for(engine: Engine, customer_ids: Sequence[str], seconds: int, name: str) -> list[Answered]:
+    """Some customers who have units left hold one for so long, and nobody comes back for it."""
+    catalogue = _catalogue(engine)
+    with engine.connect() as connection:
+        found = pictures.load(connection, customer_ids[:_LOOKED_AT_MAX])
+    hard = {key for key in _quotas(catalogue) if catalogue.entitlements[key].limit is LimitPolicy.HARD}
+    wanted = [
+        (picture.customer_id, shown.entitlement)
+        for picture in found
+        for shown in picture.entitlements
+        if shown.entitlement in hard and shown.allowed and not shown.unlimited
+    ][:_HELD_MAX]
+    with Gatherer(engine, Metrics(CollectorRegistry())) as gatherer:
+        requests = [_request(f"{name}-{number}", *whose, 1, seconds) for number, whose in enumerate(wanted)]
+        return [Answered(request, gatherer.ask(request, _ANSWER_SECONDS_MAX)) for request in requests]
 
 
 def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits | None:
@@ -72,41 +119,56 @@ def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits
         return None
     customer_id, entitlement, left = found
 
-    def ask(gatherer: Gatherer, thread: int) -> list[Answer]:
-        answers = list[Answer]()
-        while not answers or answers[-1].is_granted:
+    def ask(gatherer: Gatherer, thread: int) -> list[Answered]:
+        answers = list[Answered]()
+        while not answers or answers[-1].answer.is_granted:
             request = _request(f"last-{thread}-{len(answers)}", customer_id, entitlement, 1)
-            answers.append(gatherer.ask(request, _ANSWER_SECONDS_MAX))
+            answers.append(Answered(request, gatherer.ask(request, _ANSWER_SECONDS_MAX)))
         return answers
 
     answers = tuple(_ask_at_once(engine, ask))
     return LastUnits(customer_id=customer_id, entitlement=entitlement, left=left, answers=answers)
 
 
-def history_of(answers: Iterable[Answer]) -> list[Event]:
+def history_of(answers: Sequence[Answered]) -> list[Event]:
     """What was granted, as the events that the ledger recorded; of requests for one entitlement each."""
+    first = {one.answer.key: one.answer for one in answers}
     return [
-        granted_event(
-            _request(answer.key, answer.customer_id, item.entitlement, item.asked),
-            UsageRecorded(entitlement=item.entitlement, units=item.granted),
-            answer.recorded_at,
-        )
-        for answer in answers
-        for item in answer.items
-        if item.granted
+        _event_of(one.asked, one.answer, item, first)
+        for one in answers
+        if one.answer.is_granted
+        for item in one.answer.items
     ]
 
 
-def _ask_at_once(engine: Engine, ask: Callable[[Gatherer, int], list[Answer]]) -> list[Answer]:
+def _event_of(asked: Asked, answer: Answer, item: Granted, first: Mapping[str, Answer]) -> Event:
+    name, units, at = item.entitlement, item.granted, answer.recorded_at
+    if not isinstance(asked, Request):
+        return end_event(first[asked.hold], name, units, at)
+    if answer.expires_at is None:
+        return granted_event(asked, UsageRecorded(entitlement=name, units=units), at)
+    return granted_event(asked, HoldTaken(entitlement=name, units=units, expires_at=answer.expires_at), at)
+
+
+def _end(key: str, held: Answer, chance: random.Random) -> Asked:
+    """What becomes of a hold: all of it is confirmed, one unit, or none."""
+    names = {"caller": _CALLER, "key": key, "customer_id": held.customer_id, "hold": held.key}
+    if chance.random() < 1 / 3:
+        return Release(**names)
+    some = (Item(entitlement=held.items[0].entitlement, units=1),)
+    return Confirm(**names, items=chance.choice([(), some]))
+
+
+def _ask_at_once(engine: Engine, ask: Callable[[Gatherer, int], list[Answered]]) -> list[Answered]:
     """What eight threads were answered, who ask one gatherer, each by its number."""
     with Gatherer(engine, Metrics(CollectorRegistry())) as gatherer, ThreadPoolExecutor(_THREADS) as threads:
         asking = [threads.submit(ask, gatherer, thread) for thread in range(_THREADS)]
-        return [answer for one in asking for answer in one.result()]
+        return [answered for one in asking for answered in one.result()]
 
 
-def _request(key: str, customer_id: str, entitlement: str, units: int) -> Request:
+def _request(key: str, customer_id: str, entitlement: str, units: int, seconds: int | None = None) -> Request:
     items = (Item(entitlement=entitlement, units=units),)
-    return Request(caller=_CALLER, key=key, customer_id=customer_id, items=items)
+    return Request(caller=_CALLER, key=key, customer_id=customer_id, items=items, hold_seconds=seconds)
 
 
 def _few_left(engine: Engine, customer_ids: Sequence[str]) -> tuple[str, str, int] | None:

@@ -29,12 +29,12 @@ from sqlalchemy import Engine
 
 from ledger_worker.config import Settings, load
 from ledger_worker.domain.events import Event
-from ledger_worker.domain.requests import Answer
+from ledger_worker.domain.requests import Answer, Request
 from ledger_worker.errors import LedgerError
 from ledger_worker.kafka.client import admin_client
 from ledger_worker.kafka.topics import create, plan
 from ledger_worker.local import cluster, daemon
-from ledger_worker.local.asking import ask_until, fight_for_the_last, history_of
+from ledger_worker.local.asking import Answered, ask_until, fight_for_the_last, history_of, hold_for
 from ledger_worker.local.judging import judge
 from ledger_worker.local.progress import Shown, progress
 from ledger_worker.local.sender import Sender
@@ -42,7 +42,7 @@ from ledger_worker.local.simulator.simulate import CATALOGUE_FILE, Simulation, s
 from ledger_worker.local.tuning import FAST
 from ledger_worker.local.workers import WorkerEndedError, Workers
 from ledger_worker.operations.publish import publish
-from ledger_worker.reports.arrivals import records_read
+from ledger_worker.reports.arrivals import fallen_due, records_read
 from ledger_worker.store import database, outbox
 from ledger_worker.store.catalogue import lock_exclusive, read_ledger, set_settlement_window
 from ledger_worker.wire.catalogue_file import definitions_of_toml
@@ -57,6 +57,8 @@ _SETTLEMENT_WINDOW_DAYS = 120
 _WORKERS = 2
 _KILLED_AT_SHARE = 0.4
 _LOOK_SECONDS = 0.1
+_HELD_SECONDS = 1
+_STANDS_STILL_SECONDS = 2
 _STALL_SECONDS_MAX = 90.0
 _COLUMNS_UNLESS_TERMINAL = 120
 
@@ -179,6 +181,7 @@ class _Demo:
             sender.stop()
         spent = time.monotonic() - began
         self._ask_for_the_last(engine, asking.result(), customer_ids)
+        self._let_holds_expire(engine, customer_ids)
         with self._console.status("stopping the workers"):
             self._problems += self._workers.stop()
         self._console.print(
@@ -186,11 +189,59 @@ class _Demo:
             f" of {_WORKERS} workers and the death of one."
         )
 
-    def _ask_for_the_last(self, engine: Engine, answers: Sequence[Answer], customer_ids: Sequence[str]) -> None:
+    def _let_holds_expire(self, engine: Engine, customer_ids: Sequence[str]) -> None:
+        """What is held for a second is free again by time: told by a clock that runs, and by one that comes back."""
+        held = self._hold(engine, customer_ids, "in-time")
+        booked = self._wait_until_due_is_booked(engine, held)
+        late = max(((recorded - instant).total_seconds() for instant, recorded in booked), default=0.0)
+        self._console.print(
+            f"{len(held)} holds of {_HELD_SECONDS} s that nobody confirmed were over by themselves; the clock booked"
+            f" the last {max(0.0, late) * 1000:,.0f} ms after its instant."
+        )
+        with self._console.status("stopping every clock for a while"):
+            self._problems += self._workers.stop()
+            held = self._hold(engine, customer_ids, "unwatched")
+            time.sleep(_HELD_SECONDS + _STANDS_STILL_SECONDS)
+            self._workers.start()
+        booked = self._wait_until_due_is_booked(engine, held)
+        late = max(((recorded - instant).total_seconds() for instant, recorded in booked), default=0.0)
+        self._console.print(
+            f"With every clock stopped {len(held)} more were over at their instants too; a clock that came back booked"
+            f" the last after {late:,.1f} s, as of then."
+        )
+        self._wait_until_told(engine)
+
+    def _hold(self, engine: Engine, customer_ids: Sequence[str], name: str) -> list[Answer]:
+        asked = hold_for(engine, customer_ids, _HELD_SECONDS, name)
+        self._granted += history_of(asked)
+        return [one.answer for one in asked if one.answer.is_granted]
+
+    def _wait_until_due_is_booked(self, engine: Engine, held: Sequence[Answer]) -> list[tuple[datetime, datetime]]:
+        """Each of these holds has expired and that is booked: the instants, and when each was recorded."""
+        if not held:
+            return []
+        since = min(answer.recorded_at for answer in held)
+        expected = {answer.expires_at for answer in held}
+        until = time.monotonic() + _STALL_SECONDS_MAX
+        with self._console.status("waiting for the clock"), engine.connect() as connection:
+            while True:
+                due = fallen_due(connection, [answer.customer_id for answer in held], since)
+                booked = [one for one in due if one[0] in expected]
+                if {instant for instant, _ in booked} == expected:
+                    return booked
+                if time.monotonic() > until:
+                    raise _DemoFailedError(f"holds have been over for {_STALL_SECONDS_MAX:.0f} s and are not booked")
+                connection.rollback()
+                time.sleep(_LOOK_SECONDS)
+
+    def _ask_for_the_last(self, engine: Engine, answers: Sequence[Answered], customer_ids: Sequence[str]) -> None:
         """What was asked meanwhile is told, and the last units of somebody are asked for by all at once."""
-        granted = sum(answer.is_granted for answer in answers)
+        granted = sum(one.answer.is_granted for one in answers)
+        held = sum(one.answer.expires_at is not None for one in answers)
+        ended = sum(one.answer.is_granted and not isinstance(one.asked, Request) for one in answers)
         self._console.print(
             f"Meanwhile {len(answers):,} requests for units were answered: {granted:,} granted, the others refused."
+            f" Of those {held:,} were to hold units, and {ended:,} to confirm or release what was held."
         )
         self._granted = history_of(answers)
         last = fight_for_the_last(engine, customer_ids)
@@ -204,6 +255,9 @@ class _Demo:
         )
         if last.granted != last.left:
             self._problems.append(f"{last.granted} of {last.left} units that were left were granted")
+        self._wait_until_told(engine)
+
+    def _wait_until_told(self, engine: Engine) -> None:
         with self._console.status("waiting for what that told"), engine.connect() as connection:
             until = time.monotonic() + _STALL_SECONDS_MAX
             while sum(lane.rows for lane in outbox.backlog(connection)):

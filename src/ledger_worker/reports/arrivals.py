@@ -1,12 +1,12 @@
 """What became of everything that came by a topic: each record once, as an event, a duplicate or a dead letter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-__all__ = ["Arrivals", "arrivals", "consumed", "records_read", "usage_recorded"]
+__all__ = ["Arrivals", "arrivals", "consumed", "fallen_due", "records_read", "usage_recorded"]
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +36,12 @@ SELECT customer_id, event_source, event_id, recorded_at
 FROM event
 WHERE type = 'UsageRecorded'
 """)
+_FALLEN_DUE = text("""
+SELECT occurred_at, recorded_at
+FROM event
+WHERE type = 'TransitionsDue' AND customer_id = ANY(:customer_ids) AND occurred_at > :since
+ORDER BY occurred_at
+""")
 _DEAD_LETTERS = text("SELECT reason, count(*) FROM dead_letter GROUP BY reason ORDER BY reason")
 
 
@@ -59,6 +65,12 @@ def usage_recorded(connection: Connection) -> Mapping[tuple[str, str, str], date
     """When each usage was recorded, by customer, event source and event id. Reads the whole inbox."""
     found = connection.execute(_RECORDED)
     return {(customer_id, source, event_id): recorded_at for customer_id, source, event_id, recorded_at in found}
+
+
+def fallen_due(connection: Connection, customer_ids: Sequence[str], since: datetime) -> list[tuple[datetime, datetime]]:
+    """What fell due of these customers after `since` and is booked: its instant, and when it was recorded."""
+    found = connection.execute(_FALLEN_DUE, {"customer_ids": list(customer_ids), "since": since})
+    return [(occurred_at, recorded_at) for occurred_at, recorded_at in found]
 
 
 def records_read(connection: Connection) -> int:
