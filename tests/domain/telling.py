@@ -64,6 +64,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
 )
 from ledger_worker.domain.requests import Confirm, Item, Release, Request
+from ledger_worker.domain.values import MergePolicy, value_of
 
 DAY = 86_400
 """Seconds."""
@@ -105,10 +106,15 @@ def access(key: str = "video") -> Entitlement:
     return Entitlement(key=key, name=key, type=EntitlementType.ACCESS, version=1)
 
 
+def setting(key: str = "size", *, merge: MergePolicy | None = None) -> Entitlement:
+    return Entitlement(key=key, name=key, type=EntitlementType.SETTING, merge=merge, version=1)
+
+
 def gives(
     units: int | None,
     entitlement: str = "api",
     *,
+    value: object = None,
     key: str | None = None,
     lasts: str = "period",
     priority: int = 100,
@@ -127,6 +133,7 @@ def gives(
         key=key or entitlement,
         entitlement=entitlement,
         units=units,
+        value=None if value is None else value_of(value),
         lasts=lasts,
         priority=priority,
         refund=refund,
@@ -398,6 +405,7 @@ def assigned(
     at: datetime,
     until: datetime | None = None,
     *,
+    value: object = None,
     entitlement: str = "api",
     assignment: str = "a1",
     priority: int = 100,
@@ -412,14 +420,26 @@ def assigned(
         units=units,
         expires_at=until,
         priority=priority,
+        value=None if value is None else value_of(value),
     )
 
 
 def assigned_again(
-    at: datetime, until: datetime | None = None, *, units: int | None = None, assignment: str = "a1"
+    at: datetime,
+    until: datetime | None = None,
+    *,
+    units: int | None = None,
+    value: object = None,
+    assignment: str = "a1",
 ) -> AssignmentRenewed:
     return AssignmentRenewed(
-        assignment_id=assignment, effective_at=at, expires_at=until, units=units, actor="eve", note="once more"
+        assignment_id=assignment,
+        effective_at=at,
+        expires_at=until,
+        units=units,
+        value=None if value is None else value_of(value),
+        actor="eve",
+        note="once more",
     )
 
 

@@ -14,7 +14,8 @@ from ledger_worker.domain.catalogue import (
     definition_problems,
     lasts_until,
 )
-from tests.domain.telling import access, catalogue, day, gives, offer, quota
+from ledger_worker.domain.values import JsonText, MergePolicy
+from tests.domain.telling import access, catalogue, day, gives, offer, quota, setting
 
 EMPTY = catalogue()
 
@@ -52,6 +53,46 @@ def allowance(**changed: object) -> Allowance:
         ((quota(),), (offer("pack", allowance(lasts="P9999Y")),), "lasts is 'P9999Y'"),
         ((quota(),), (offer("pack", allowance(leeway_seconds=-1)),), "leeway_seconds is -1"),
         ((quota(),), (offer("pack", allowance(leeway_seconds=90 * 86_400 + 1)),), "leeway_seconds is 7776001"),
+        (
+            (replaced(access(), merge=MergePolicy.MAX),),
+            (),
+            "merge is max, expected none for an entitlement of type access",
+        ),
+        (
+            (setting(),),
+            (offer("pack", gives(1, "size", value=1)),),
+            "units is 1, expected none for an entitlement of type setting",
+        ),
+        (
+            (setting(),),
+            (offer("pack", gives(None, "size")),),
+            "value is missing, expected the JSON value that the setting has",
+        ),
+        (
+            (access(),),
+            (offer("pack", gives(None, "video", value=1)),),
+            "value is set, expected none for an entitlement of type access",
+        ),
+        (
+            (quota(),),
+            (offer("pack", gives(1, value=1)),),
+            "value is set, expected none for an entitlement of type quota",
+        ),
+        (
+            (setting(),),
+            (offer("pack", allowance(entitlement="size", units=None, value=JsonText("[1, 2]"))),),
+            "value is not in canonical form",
+        ),
+        (
+            (setting(merge=MergePolicy.MAX),),
+            (offer("pack", gives(None, "size", value="large")),),
+            "value is a text, expected a whole number for the merge max",
+        ),
+        (
+            (setting(merge=MergePolicy.UNION),),
+            (offer("pack", gives(None, "size", value=1)),),
+            "value is a whole number, expected a list for the merge union",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_definition_is_a_sentence(
@@ -61,8 +102,16 @@ def test_what_is_wrong_in_a_definition_is_a_sentence(
 
 
 def test_what_is_right_has_no_problems() -> None:
-    entitlements = (replaced(quota(), resources=("api:export",)), access())
-    offers = (offer("pack", gives(0), gives(None, key="more", lasts="forever"), gives(None, "video", lasts="PT12H")),)
+    entitlements = (
+        replaced(quota(), resources=("api:export",)),
+        access(),
+        setting(),
+        setting("all", merge=MergePolicy.ANY),
+    )
+    offers = (
+        offer("pack", gives(0), gives(None, key="more", lasts="forever"), gives(None, "video", lasts="PT12H")),
+        offer("plan", gives(None, "size", value={"of": ["any", 1]}), gives(None, "all", value=False)),
+    )
 
     assert definition_problems(entitlements, offers, EMPTY) == []
 
@@ -84,6 +133,19 @@ def test_what_is_right_has_no_problems() -> None:
             (),
             (offer("pack", gives(1, "sms", key="a"), apply=Apply.NEW_ONLY),),
             "entitlement is sms, expected api",
+        ),
+        (
+            catalogue(setting()),
+            (setting(merge=MergePolicy.MAX),),
+            (),
+            "merge is max, expected none as published (another merge needs another entitlement)",
+        ),
+        (catalogue(setting(merge=MergePolicy.MAX)), (setting(),), (), "merge is none, expected max as published"),
+        (
+            catalogue(setting(merge=MergePolicy.MAX)),
+            (),
+            (offer("pack", gives(None, "size", value=True)),),
+            "value is true or false, expected a whole number for the merge max",
         ),
     ],
 )

@@ -59,6 +59,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
 )
 from ledger_worker.domain.impossible import problem
+from ledger_worker.domain.values import JsonText
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)
@@ -116,9 +117,16 @@ POSSIBLE: tuple[Fact, ...] = (
         units=500,
         expires_at=END,
         priority=50,
+        value=JsonText('{"region":"eu"}'),
     ),
     AssignmentRenewed(
-        assignment_id="a1", effective_at=START, actor="lena@support", note="Again.", expires_at=END, units=500
+        assignment_id="a1",
+        effective_at=START,
+        actor="lena@support",
+        note="Again.",
+        expires_at=END,
+        units=500,
+        value=JsonText("25"),
     ),
     AssignmentExtended(
         assignment_id="a1", extension_id="e1", new_expires_at=END, actor="lena@support", note="A week more."
@@ -234,6 +242,22 @@ def test_an_instant_of_a_year_that_no_business_has_is_impossible(kind: type[Any]
     for instant in (datetime(1970, 12, 31, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)):
         says = f"{name} is {instant.isoformat()}, expected a year from 1971 to 2999"
         assert problem(event_with(of(kind, **{name: instant}))) == says
+
+
+@pytest.mark.parametrize("kind", [EntitlementAssigned, AssignmentRenewed])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "value is no value of a setting: it is not JSON"),
+        ("2.5", "value is no value of a setting: it has the number 2.5, expected whole numbers only"),
+        ('["b", "a"]', "value is not in canonical form, expected its members by name and no space"),
+    ],
+)
+def test_a_value_that_no_setting_can_have_is_impossible(kind: type[Any], text: str, says: str) -> None:
+    found = problem(event_with(of(kind, value=text)))
+
+    assert found is not None
+    assert found.startswith(says)
 
 
 # -- what does not fit together

@@ -19,6 +19,7 @@ from ledger_worker.domain.catalogue import (
     RefundPolicy,
     ReturnAfterEnd,
 )
+from ledger_worker.domain.values import JsonText, MergePolicy
 from ledger_worker.wire.catalogue_file import DEFINITIONS_MAX, definitions_of, definitions_of_toml, fields_of
 
 ENTITLEMENT = Entitlement(key="exports", name="Exports", type=EntitlementType.QUOTA, unit="export", thresholds=(50, 90))
@@ -63,6 +64,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
     description = "Files that leave the house"
     resources = ["api:export"]
     unit = "export"
+    merge = "union"
     limit = "soft"
     debt = "block"
     overage = "carry"
@@ -76,6 +78,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
     key = "a"
     entitlement = "exports"
     units = 5
+    value = ["eu", {size = 25, name = "x"}]
     lasts = "period"
     priority = 7
     refund = "full_with_debt"
@@ -101,6 +104,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
             description="Files that leave the house",
             resources=("api:export",),
             unit="export",
+            merge=MergePolicy.UNION,
             limit=LimitPolicy.SOFT,
             debt=DebtPolicy.BLOCK,
             overage=OveragePolicy.CARRY,
@@ -112,6 +116,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
         key="a",
         entitlement="exports",
         units=5,
+        value=JsonText('["eu",{"name":"x","size":25}]'),
         lasts="period",
         priority=7,
         refund=RefundPolicy.FULL_WITH_DEBT,
@@ -153,7 +158,11 @@ def test_an_empty_file_defines_nothing() -> None:
         ('name = "Exports"', "", "entitlement exports: name is missing, expected a text"),
         ('name = "Exports"', "name = 4", "entitlement exports: name is 4, expected a text"),
         ("[50, 90]", "[50.5]", "entitlement exports: thresholds is [50.5], expected a list of whole numbers"),
-        ('type = "quota"', 'type = "credit"', 'entitlement exports: type is "credit", expected one of access, quota'),
+        (
+            'type = "quota"',
+            'type = "credit"',
+            'entitlement exports: type is "credit", expected one of access, quota, setting',
+        ),
         ('key = "exports"', "version = 2", "entitlement number 1: version is no field of entitlement, expected one of"),
         ("units = 5", "units = true", "offer pack, allowance a: units is true, expected a whole number"),
         ("units = 5", "extend_on_won = 1", "offer pack, allowance a: extend_on_won is 1, expected true or false"),
@@ -161,6 +170,12 @@ def test_an_empty_file_defines_nothing() -> None:
             "units = 5",
             'on_change = "prorated"',
             'offer pack, allowance a: on_change is "prorated", expected one of carry_used, fresh, prorate',
+        ),
+        ("units = 5", "value = 2.5", "offer pack, allowance a: value is no value of a setting: it has the number 2.5"),
+        (
+            "units = 5",
+            "value = 2026-03-01",
+            "offer pack, allowance a: value is no value of a setting: it has 2026-03-01",
         ),
         ("units = 5", "unit = 5", "offer pack, allowance a: unit is no field of allowance, expected one of key"),
         ('sku = "pack"', 'sku = "pack"\nallowances = []', "offer pack: allowances is no field of offer"),

@@ -19,6 +19,7 @@ from ledger_worker.domain.events import (
     RefundLine,
     SubscriptionItem,
 )
+from ledger_worker.domain.values import JsonText, value_of
 from ledger_worker.wire.encode import DeadLetterReference
 from ledger_worker.wire.schemas import RECORD_TYPES, newest, schemas_directory, shipped
 
@@ -43,6 +44,13 @@ longs = st.integers(-(2**63), 2**63 - 1)
 counts = st.integers(1, 300) | st.integers(1, UNITS_MAX)
 instants = st.datetimes(datetime(1971, 1, 1), datetime(2999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - zone given
 optional_counts = st.none() | counts
+_whole = st.integers(-(2**53), 2**53)
+setting_values = st.recursive(
+    st.none() | st.booleans() | _whole | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(ids, parts, max_size=3),
+    max_leaves=8,
+).map(value_of)
+"""Values that a setting can have."""
 
 _notes = st.text(st.characters(categories=["L", "M", "N", "P", "S"], include_characters="\n "), min_size=1, max_size=80)
 
@@ -64,6 +72,7 @@ _OF_TYPE: Mapping[object, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     datetime: instants,
     datetime | None: st.none() | instants,
+    JsonText | None: st.none() | setting_values,
     SubscriptionItem: _items,
     tuple[SubscriptionItem, ...]: _lists(_items, "item_id"),
     tuple[PurchaseLine, ...]: _lists(_purchase_lines, "line_id"),

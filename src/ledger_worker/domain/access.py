@@ -4,17 +4,30 @@ A picture is computed from a book that stands at the instant asked for: a read f
 booked or not, so access ends at its instant whether or not any process is alive.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.catalogue import DebtPolicy, EntitlementType, LimitPolicy
+from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.ledger import NEVER, Phase
+from ledger_worker.domain.ledger import NEVER, GrantTerms, Phase, value_precedence
 from ledger_worker.domain.settlement import Book
+from ledger_worker.domain.values import JsonText, MergePolicy, merged
 
-__all__ = ["AccessReason", "level_of", "picture", "quiet_units", "settle_due", "shown_units"]
+__all__ = [
+    "AccessReason",
+    "Resolved",
+    "level_of",
+    "picture",
+    "quiet_units",
+    "resolved",
+    "settle_due",
+    "shown_units",
+    "value_in_force",
+]
 
 
 class AccessReason(StrEnum):
@@ -30,6 +43,17 @@ class AccessReason(StrEnum):
     NOT_ENTITLED = "not_entitled"
 
 
+class Resolved(msgspec.Struct, frozen=True):
+    """The one value that grants of a setting come to, and which of them decide it.
+
+    `grants` are all of them, by precedence; `deciding` are the ids of those whose value it is, or of all in a union.
+    """
+
+    value: JsonText
+    grants: tuple[GrantTerms, ...]
+    deciding: frozenset[UUID]
+
+
 def settle_due(book: Book, at: datetime) -> None:
     """The book has passed everything that is due at `at`. For reads: nothing of it is stored."""
     for transition in book.due(at):
@@ -43,6 +67,7 @@ def picture(book: Book) -> EntitlementPicture:
     reason = _reason(book, force)
     has_units = entitlement.type is EntitlementType.QUOTA
     has_limit = has_units and not force.is_unlimited
+    of_setting = resolved(entitlement, force.valued)
     return EntitlementPicture(
         entitlement=entitlement.key,
         entitlement_version=entitlement.version,
@@ -59,6 +84,7 @@ def picture(book: Book) -> EntitlementPicture:
         overage=force.overage if has_units else None,
         debt=book.debt if has_units else None,
         forgiven=book.forgiven if has_units else None,
+        value=None if of_setting is None else of_setting.value,
         level=_level(book, force) if has_units else None,
         starts_at=_starts_at(book, force),
         expires_at=None if force.ends_at is NEVER else force.ends_at,
@@ -67,6 +93,27 @@ def picture(book: Book) -> EntitlementPicture:
         upcoming=_upcoming(book),
         over_allocated=_counted(force.short) if has_units else None,
     )
+
+
+def resolved(entitlement: Entitlement, grants: Sequence[GrantTerms]) -> Resolved | None:
+    """What these grants of a setting, all of them in force, come to; None without any."""
+    in_order = tuple(sorted(grants, key=value_precedence))
+    values = [terms.value for terms in in_order if terms.value is not None]
+    if not values:
+        return None
+    merge = entitlement.merge
+    if merge is None:
+        return Resolved(values[0], in_order, frozenset((in_order[0].grant_id,)))
+    value = merged(values, merge)
+    deciding = (terms.grant_id for terms in in_order if merge is MergePolicy.UNION or terms.value == value)
+    return Resolved(value, in_order, frozenset(deciding))
+
+
+def value_in_force(book: Book) -> Resolved | None:
+    """The value of a setting where `book` stands, with its reason; None of another type, or with nothing in force."""
+    if book.entitlement.type is not EntitlementType.SETTING:
+        return None
+    return resolved(book.entitlement, _in_force(book).valued)
 
 
 def level_of(book: Book) -> int | None:
@@ -124,7 +171,7 @@ class _Force(msgspec.Struct):
     """What is active and not suspended, taken together; `ends_at` is None without any, `NEVER` when one never ends.
 
     `overage` is what counts: since the earliest start of it, or else since the last end. `causes` are what suspends
-    the others; `short` is over-allocation of both.
+    the others; `short` is over-allocation of both. `valued` are the terms of what has a value.
     """
 
     grants: int = 0
@@ -141,6 +188,7 @@ class _Force(msgspec.Struct):
     overage: int = 0
     causes: tuple[str, ...] = ()
     short: int = 0
+    valued: tuple[GrantTerms, ...] = ()
 
 
 def _counted(units: int) -> int:
@@ -159,6 +207,8 @@ def _in_force(book: Book) -> _Force:
             force.causes += tuple(causes)
             continue
         force.grants += 1
+        if terms.value is not None:
+            force.valued += (terms,)
         force.is_unlimited = force.is_unlimited or terms.amount is None
         force.is_revoked = force.is_revoked and 0 < grant.granted == grant.revoked
         force.granted += grant.granted
@@ -199,6 +249,8 @@ def _upcoming(book: Book) -> str | None:
         one: dict[str, object] = {"at": transition.place[0], "what": what}
         if transition.kind == "begin" and terms.amount is not None:
             one["units"] = terms.amount
+        if transition.kind == "begin" and terms.value is not None:
+            one["value"] = msgspec.Raw(terms.value.encode())
         shown.append(one)
     return msgspec.json.encode(shown[:_UPCOMING_MAX]).decode() if shown else None
 

@@ -5,13 +5,14 @@ from datetime import datetime
 
 import msgspec
 
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType, value_problem
 from ledger_worker.domain.events import AssignmentExtended, AssignmentRenewed, AssignmentRevoked, EntitlementAssigned
 from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.stretches import grant_id
 from ledger_worker.domain.told import Latest, PlacedFact, Told
+from ledger_worker.domain.values import JsonText
 
-__all__ = ["AssignmentTelling", "assignment_grants", "names_units_of_access", "tell_assignment"]
+__all__ = ["AssignmentTelling", "assignment_grants", "is_ruled_out", "tell_assignment"]
 
 
 class AssignmentTelling(msgspec.Struct):
@@ -43,11 +44,14 @@ def tell_assignment(facts: Sequence[PlacedFact]) -> AssignmentTelling:
     return telling
 
 
-def names_units_of_access(telling: AssignmentTelling, renewal: AssignmentRenewed, catalogue: Catalogue) -> bool:
-    """Whether the renewal gives units of what was assigned and has none: that rules it out."""
-    if telling.assigned is None or renewal.units is None:
+def is_ruled_out(telling: AssignmentTelling, renewal: AssignmentRenewed, catalogue: Catalogue) -> bool:
+    """Whether the renewal gives units, or a value, that what was assigned cannot have."""
+    if telling.assigned is None:
         return False
-    return catalogue.entitlements[telling.assigned.content.entitlement].type is not EntitlementType.QUOTA
+    entitlement = catalogue.entitlements[telling.assigned.content.entitlement]
+    if renewal.units is not None and entitlement.type is not EntitlementType.QUOTA:
+        return True
+    return renewal.value is not None and value_problem(renewal.value, entitlement) is not None
 
 
 def assignment_grants(telling: AssignmentTelling, source_key: str, catalogue: Catalogue) -> list[GrantTerms]:
@@ -55,14 +59,15 @@ def assignment_grants(telling: AssignmentTelling, source_key: str, catalogue: Ca
     if telling.assigned is None:
         return []
     first = telling.assigned.content
-    times: list[tuple[datetime, datetime | None, int | None, datetime | None]] = [
-        (first.effective_at, first.expires_at, first.units, None)
+    times: list[tuple[datetime, datetime | None, int | None, JsonText | None, datetime | None]] = [
+        (first.effective_at, first.expires_at, first.units, first.value, None)
     ]
     for renewal in (told.content for told in telling.renewed.values()):
-        if names_units_of_access(telling, renewal, catalogue):
+        if is_ruled_out(telling, renewal, catalogue):
             continue
         units = first.units if renewal.units is None else renewal.units
-        times.append((renewal.effective_at, renewal.expires_at, units, renewal.effective_at))
+        value = first.value if renewal.value is None else renewal.value
+        times.append((renewal.effective_at, renewal.expires_at, units, value, renewal.effective_at))
     revoked_at = min((told.content for told in telling.revoked.values()), default=None)
     ends: dict[int, datetime] = {}
     for new_end in (told.content for told in telling.extended.values()):
@@ -71,7 +76,7 @@ def assignment_grants(telling: AssignmentTelling, source_key: str, catalogue: Ca
             _, place = max(begun)
             ends[place] = max(new_end, ends.get(place, new_end))
     given = []
-    for place, (start, end, units, period_start) in enumerate(times):
+    for place, (start, end, units, value, period_start) in enumerate(times):
         expires_at = end if end is None or place not in ends else max(end, ends[place])
         period_end = expires_at
         if revoked_at is not None and (expires_at is None or revoked_at < expires_at):
@@ -93,6 +98,7 @@ def assignment_grants(telling: AssignmentTelling, source_key: str, catalogue: Ca
                 expires_at=expires_at,
                 period_start=period_start,
                 period_end=period_end,
+                value=value,
             )
         )
     return given

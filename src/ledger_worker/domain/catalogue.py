@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from ledger_worker.domain.events import UNITS_MAX
+from ledger_worker.domain.values import JsonText, MergePolicy, is_canonical, misfit
 
 __all__ = [
     "Allowance",
@@ -35,15 +36,17 @@ __all__ = [
     "definition_problems",
     "lasts_until",
     "offer_at",
+    "value_problem",
     "versions_for",
 ]
 
 
 class EntitlementType(StrEnum):
-    """What holding an entitlement means."""
+    """What holding an entitlement means: yes or no (`access`), units to use (`quota`), a JSON value (`setting`)."""
 
     ACCESS = "access"
     QUOTA = "quota"
+    SETTING = "setting"
 
 
 class LimitPolicy(StrEnum):
@@ -140,7 +143,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One version of a catalogue entry.
 
     `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are
-    percentages of the limit whose crossing is told, ascending.
+    percentages of the limit whose crossing is told, ascending. `merge` is of a setting, and stays as first published.
     """
 
     key: str
@@ -149,6 +152,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     description: str = ""
     resources: tuple[str, ...] = ()
     unit: str | None = None
+    merge: MergePolicy | None = None
     limit: LimitPolicy = LimitPolicy.HARD
     debt: DebtPolicy = DebtPolicy.FORGIVE
     overage: OveragePolicy = OveragePolicy.SEPARATE
@@ -160,7 +164,8 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of an offer: what one entitlement is given per quantity of the SKU.
 
-    `units` per quantity; None for access and for an unlimited quota. `lasts` is `period` (the subscription's billing
+    `units` per quantity; None for access, for a setting and for an unlimited quota. `value` is what a setting is given,
+    whatever the quantity. `lasts` is `period` (the subscription's billing
     period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first.
     `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told, `grace_seconds`
     how long access goes on after a payment failed. What is left at a period's end goes on into the next one up to
@@ -171,6 +176,7 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     key: str
     entitlement: str
     units: int | None = None
+    value: JsonText | None = None
     lasts: str = "period"
     priority: int = 100
     refund: RefundPolicy = RefundPolicy.UNUSED_ONLY
@@ -256,6 +262,18 @@ def versions_for(
     return pinned, later
 
 
+def value_problem(value: JsonText | None, entitlement: Entitlement) -> str | None:
+    """What is wrong with a value, or with its absence, where this entitlement is given; None when all is well."""
+    if entitlement.type is not EntitlementType.SETTING:
+        return None if value is None else f"value is set, expected none for an entitlement of type {entitlement.type}"
+    if value is None:
+        return "value is missing, expected the JSON value that the setting has"
+    if not is_canonical(value):
+        return "value is not in canonical form, expected JSON with its members by name and no space"
+    found = misfit(value, entitlement.merge)
+    return None if found is None else f"value {found}"
+
+
 def lasts_until(lasts: str, start: datetime, period_end: datetime | None) -> datetime | Literal["no_period"] | None:
     """When an allowance that begins at `start` ends by its own rule.
 
@@ -283,17 +301,15 @@ def definition_problems(
     Empty when all is well.
     """
     problems = []
-    types = {key: entitlement.type for key, entitlement in known.entitlements.items()}
+    given = dict(known.entitlements)
     for entitlement in entitlements:
         problems += _entitlement_problems(entitlement)
-        before = types.get(entitlement.key)
-        if before is not None and before is not entitlement.type:
-            problems.append(
-                f"entitlement {entitlement.key}: type is {entitlement.type}, expected {before} as published"
-            )
-        types[entitlement.key] = entitlement.type
+        before = given.get(entitlement.key)
+        if before is not None:
+            problems += _changed_for_good(entitlement, before)
+        given[entitlement.key] = entitlement
     for offer in offers:
-        problems += _offer_problems(offer, types)
+        problems += _offer_problems(offer, given)
         problems += _moved_allowances(offer, known)
     for name, keys in (
         ("entitlement", [entitlement.key for entitlement in entitlements]),
@@ -341,12 +357,27 @@ def _entitlement_problems(entitlement: Entitlement) -> list[str]:
     if not ascending or any(not 0 < percent <= _PERCENT_MAX for percent in entitlement.thresholds):
         shown = list(entitlement.thresholds)
         problems.append(f"{where}: thresholds are {shown}, expected ascending percents from 1 to {_PERCENT_MAX}")
+    if entitlement.type is not EntitlementType.SETTING and entitlement.merge is not None:
+        problems.append(
+            f"{where}: merge is {entitlement.merge}, expected none for an entitlement of type {entitlement.type}"
+        )
     if entitlement.type is EntitlementType.QUOTA and not entitlement.unit:
         problems.append(f"{where}: unit is missing, expected the name of the quota's smallest unit")
     return problems
 
 
-def _offer_problems(offer: Offer, types: dict[str, EntitlementType]) -> list[str]:
+def _changed_for_good(entitlement: Entitlement, before: Entitlement) -> list[str]:
+    """What stays as it was published: with another, what customers have would be another thing and nobody told."""
+    where = f"entitlement {entitlement.key}"
+    if before.type is not entitlement.type:
+        return [f"{where}: type is {entitlement.type}, expected {before.type} as published"]
+    if before.merge is not entitlement.merge:
+        was, will = before.merge or "none", entitlement.merge or "none"
+        return [f"{where}: merge is {will}, expected {was} as published (another merge needs another entitlement)"]
+    return []
+
+
+def _offer_problems(offer: Offer, given: dict[str, Entitlement]) -> list[str]:
     where = f"offer {offer.sku}"
     problems = []
     if not offer.sku:
@@ -358,7 +389,7 @@ def _offer_problems(offer: Offer, types: dict[str, EntitlementType]) -> list[str
         problems.append(f"{where}: an allowance key is repeated, expected each once")
     for allowance in offer.allowances:
         problems += [
-            f"{where}, allowance {allowance.key}: {problem}" for problem in _allowance_problems(allowance, types)
+            f"{where}, allowance {allowance.key}: {problem}" for problem in _allowance_problems(allowance, given)
         ]
     return problems
 
@@ -375,13 +406,17 @@ def _moved_allowances(offer: Offer, known: Catalogue) -> list[str]:
     ]
 
 
-def _allowance_problems(allowance: Allowance, types: dict[str, EntitlementType]) -> list[str]:
+def _allowance_problems(allowance: Allowance, given: dict[str, Entitlement]) -> list[str]:
     problems = []
-    kind = types.get(allowance.entitlement)
-    if kind is None:
+    entitlement = given.get(allowance.entitlement)
+    if entitlement is None:
         problems.append(f"entitlement {allowance.entitlement} is not in the catalogue, expected one that is")
-    if kind is EntitlementType.ACCESS and allowance.units is not None:
-        problems.append(f"units is {allowance.units}, expected none for an entitlement of type access")
+    else:
+        if entitlement.type is not EntitlementType.QUOTA and allowance.units is not None:
+            problems.append(f"units is {allowance.units}, expected none for an entitlement of type {entitlement.type}")
+        problem = value_problem(allowance.value, entitlement)
+        if problem is not None:
+            problems.append(problem)
     if allowance.units is not None and not 0 <= allowance.units <= UNITS_MAX:
         problems.append(f"units is {allowance.units}, expected 0 to {UNITS_MAX}, or none for unlimited")
     if allowance.lasts not in ("period", "forever") and _duration(allowance.lasts) == (0, timedelta()):

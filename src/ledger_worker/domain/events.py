@@ -14,6 +14,8 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain.values import JsonText
+
 __all__ = [
     "BY_HAND",
     "ID_LENGTH_MAX",
@@ -407,7 +409,8 @@ class SubscriptionTransferred(
 class EntitlementAssigned(_OfAssignment, frozen=True, kw_only=True, tag_field="type", tag="EntitlementAssigned"):
     """A person gave an entitlement by hand. Business key: assignment id.
 
-    `units` None is access, or an unlimited quota; `expires_at` None is for ever.
+    `units` None is access, a setting or an unlimited quota; `expires_at` None is for ever. `value` is what a setting
+    is given, JSON text in canonical form (`values`).
     """
 
     assignment_id: str
@@ -418,12 +421,13 @@ class EntitlementAssigned(_OfAssignment, frozen=True, kw_only=True, tag_field="t
     units: int | None = None
     expires_at: datetime | None = None
     priority: int = 100
+    value: JsonText | None = None
 
 
 class AssignmentRenewed(_OfAssignment, frozen=True, kw_only=True, tag_field="type", tag="AssignmentRenewed"):
     """A person gave it once more, for a further time. Business key: assignment + effective_at.
 
-    `units` None gives as many as the assignment did.
+    `units` None gives as many as the assignment did, `value` None the same value.
     """
 
     assignment_id: str
@@ -432,6 +436,7 @@ class AssignmentRenewed(_OfAssignment, frozen=True, kw_only=True, tag_field="typ
     note: str
     expires_at: datetime | None = None
     units: int | None = None
+    value: JsonText | None = None
 
 
 class AssignmentExtended(_OfAssignment, frozen=True, kw_only=True, tag_field="type", tag="AssignmentExtended"):

@@ -65,6 +65,7 @@ from ledger_worker.domain.events import (
     UsageRecorded,
     UsageReversed,
 )
+from ledger_worker.domain.values import canonical
 
 __all__ = ["NOTE_LENGTH_MAX", "PRIORITY_MAX", "problem"]
 
@@ -137,8 +138,8 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
     `ids` are 1 to `ID_LENGTH_MAX` printable characters, `notes` 1 to `NOTE_LENGTH_MAX` of them or newlines, `counts`
     are 1 to `UNITS_MAX`, `ranges` from the first to the second number, `instants` of a year that a business has. Of
     each pair of `later` the first instant comes after the second; of each pair of `exclusive` one at most is given.
-    `other_customer` names a customer who is not the one of the event. `parts` and `lists` are judged by rows of their
-    own.
+    `other_customer` names a customer who is not the one of the event, `values` are those of settings. `parts` and
+    `lists` are judged by rows of their own.
     """
 
     ids: tuple[str, ...] = ()
@@ -149,6 +150,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
     later: tuple[tuple[str, str], ...] = ()
     exclusive: tuple[tuple[str, str], ...] = ()
     other_customer: str | None = None
+    values: tuple[str, ...] = ()
     parts: tuple[tuple[str, "_Row"], ...] = ()
     lists: tuple["_List", ...] = ()
 
@@ -242,6 +244,7 @@ _ROWS: Mapping[type[Fact], _Row] = {
         ranges=(("priority", 0, PRIORITY_MAX),),
         instants=("effective_at", "expires_at"),
         later=(("expires_at", "effective_at"),),
+        values=("value",),
     ),
     AssignmentRenewed: _Row(
         ids=("assignment_id", "actor"),
@@ -249,6 +252,7 @@ _ROWS: Mapping[type[Fact], _Row] = {
         counts=("units",),
         instants=("effective_at", "expires_at"),
         later=(("expires_at", "effective_at"),),
+        values=("value",),
     ),
     AssignmentExtended: _Row(
         ids=("assignment_id", "extension_id", "actor"), notes=("note",), instants=("new_expires_at",)
@@ -289,6 +293,10 @@ def _problem_in(value: Any, row: _Row) -> str | None:  # noqa: ANN401 - whatever
             return found
     for name in row.notes:
         if found := _bad_note(name, getattr(value, name)):
+            return found
+    for name in row.values:
+        text = getattr(value, name)
+        if text is not None and (found := _bad_value(name, text)):
             return found
     return _problem_between(value, row)
 
@@ -338,6 +346,14 @@ def _bad_note(name: str, text: str) -> str | None:
     if not text.replace("\n", "").isprintable():
         return f"{name} has unprintable characters, expected printable ones and newlines only"
     return None
+
+
+def _bad_value(name: str, text: str) -> str | None:
+    try:
+        is_canonical = canonical(text) == text
+    except ValueError as error:
+        return f"{name} is no value of a setting: {error}"
+    return None if is_canonical else f"{name} is not in canonical form, expected its members by name and no space"
 
 
 def _out_of_range(name: str, number: int, least: int = 1, most: int = UNITS_MAX) -> str | None:

@@ -6,12 +6,14 @@ that result.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from uuid import UUID
 
 import msgspec
+
+from ledger_worker.domain.values import JsonText
 
 __all__ = [
     "EFFECTS",
@@ -38,6 +40,7 @@ __all__ = [
     "UsageFact",
     "posting_hash",
     "precedence",
+    "value_precedence",
 ]
 
 NEVER = datetime.max.replace(tzinfo=UTC)
@@ -175,11 +178,12 @@ class Suspension(msgspec.Struct, frozen=True, kw_only=True):
 class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a grant is by its source alone: never by usage.
 
-    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access or unlimited; of a child with
-    units it is 0, for what it has it receives from its parent. `period_end` is the end of the paid period without
-    leeway. Cuts and suspensions stand in order of their instants. What is left at the end goes into the grant
-    `rolls_into`, where there is one: of this customer, so that the children of one period get at most `rollover_max`
-    together, or all of it of the customer `moves_to`. `root_at` is when the root of a child began.
+    In force over `[effective_at, expires_at)` (None: no end). `amount` None is access, a setting or unlimited; of a
+    child with units it is 0, for what it has it receives from its parent. `value` is that of a setting, None of all
+    else. `period_end` is the end of the paid period without leeway. Cuts and suspensions stand in order of their
+    instants. What is left at the end goes into the grant `rolls_into`, where there is one: of this customer, so that
+    the children of one period get at most `rollover_max` together, or all of it of the customer `moves_to`. `root_at`
+    is when the root of a child began.
     """
 
     grant_id: UUID
@@ -205,6 +209,7 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rollover_max: int | None = None
     moves_to: str | None = None
     regrants: bool = False
+    value: JsonText | None = None
 
     @property
     def receives_from_another(self) -> bool:
@@ -475,5 +480,15 @@ def precedence(terms: GrantTerms) -> tuple[bool, int, datetime, int, datetime, b
         terms.expires_at or NEVER,
         -terms.generation,
         terms.effective_at,
+        terms.grant_id.bytes,
+    )
+
+
+def value_precedence(terms: GrantTerms) -> tuple[int, timedelta, timedelta, bytes]:
+    """The order in which values of a setting count, lower first: priority, later start, later end, id."""
+    return (
+        terms.priority,
+        NEVER - terms.effective_at,
+        NEVER - (terms.expires_at or NEVER),
         terms.grant_id.bytes,
     )

@@ -26,7 +26,7 @@ class Outcome(StrEnum):
     """The customer goes on as that one already; told again, or by another way."""
     CONTRADICTED = "contradicted"
     """Kept, but what is told beside it rules it out: a pause over before it began, a second merge into another,
-    units of an assignment that has none."""
+    units or a value that an assignment cannot have."""
     NO_OFFER = "no_offer"
     """At least one SKU had no offer in force; its other lines were granted."""
     NO_PERIOD = "no_period"
@@ -67,7 +67,8 @@ class DeadLetterReason(StrEnum):
     UNKNOWN_ENTITLEMENT = "unknown_entitlement"
     """Usage of an entitlement that is not in the catalogue."""
     WRONG_TYPE = "wrong_type"
-    """Usage of an entitlement that has no units to use up."""
+    """Usage, or units given by hand, of an entitlement that has no units; a value that it cannot have, or none where it
+    is a setting."""
     CIRCULAR_MERGE = "circular_merge"
     """A customer would go on as itself: the other one goes on as this one already."""
     REJECTED_BY_DATABASE = "rejected_by_database"

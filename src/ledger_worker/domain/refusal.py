@@ -7,7 +7,7 @@ first, and a merge that would close a circle, which comes last.
 
 from datetime import datetime, timedelta
 
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType, value_problem
 from ledger_worker.domain.events import EntitlementAssigned, Event, UsageRecorded, UsageReversed
 from ledger_worker.domain.outcomes import DeadLetterReason
 
@@ -43,4 +43,5 @@ def refusal(
         return DeadLetterReason.WRONG_TYPE, (
             f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
         )
-    return None
+    problem = value_problem(fact.value, entitlement) if isinstance(fact, EntitlementAssigned) else None
+    return None if problem is None else (DeadLetterReason.WRONG_TYPE, f"entitlement {fact.entitlement}: {problem}")

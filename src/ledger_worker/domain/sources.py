@@ -17,7 +17,7 @@ import msgspec
 from ledger_worker.domain.assignments import (
     AssignmentTelling,
     assignment_grants,
-    names_units_of_access,
+    is_ruled_out,
     tell_assignment,
 )
 from ledger_worker.domain.catalogue import Catalogue, offer_at, versions_for
@@ -415,7 +415,7 @@ def _is_contradicted(fact: SourceFact, telling: _Telling, catalogue: Catalogue) 
         opened_at, closed_at = dispute.opened_at, dispute.closed_at
         return opened_at is not None and closed_at is not None and closed_at <= opened_at
     if isinstance(fact, AssignmentRenewed) and isinstance(telling, AssignmentTelling):
-        return names_units_of_access(telling, fact, catalogue)
+        return is_ruled_out(telling, fact, catalogue)
     return False
 
 

@@ -303,6 +303,7 @@ def grants_of_stretches(
                 cuts=tuple(own_cuts),
                 suspensions=clipped(causes_of(allowance), start, expires_at),
                 regrants=allowance.regrants,
+                value=allowance.value,
             )
             given.append(Given(terms, stretch))
     return given

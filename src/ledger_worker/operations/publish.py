@@ -198,4 +198,7 @@ def _offer_fields(offer: Offer) -> dict[str, str]:
 
 def _fields(value: msgspec.Struct) -> dict[str, str]:
     plain = {name: found for name, found in msgspec.structs.asdict(value).items() if name not in ADDED_BY_PUBLISHING}
-    return {name: msgspec.json.encode(found).decode() for name, found in plain.items()}
+    # What a setting is given is JSON text already; without one there is nothing to compare, for null would be a value.
+    given = plain.pop("value", None)
+    fields = {name: msgspec.json.encode(found).decode() for name, found in plain.items()}
+    return fields if given is None else {**fields, "value": given}

@@ -10,11 +10,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from ledger_worker.domain.catalogue import Allowance, Entitlement, Offer
+from ledger_worker.domain.values import JsonText, value_of
 
 __all__ = [
     "ADDED_BY_PUBLISHING",
@@ -106,6 +107,7 @@ _EXPECTED: Mapping[Any, str] = {
     bool: "true or false",
     tuple[str, ...]: "a list of texts",
     tuple[int, ...]: "a list of whole numbers",
+    JsonText: "any JSON value",
 }
 
 
@@ -141,14 +143,20 @@ def _read(
             continue
         if field.name in table:
             try:
-                values[field.name] = msgspec.convert(table[field.name], hints[field.name])
+                values[field.name] = _converted(table[field.name], hints[field.name])
             except msgspec.ValidationError:
                 shown, expected = _shown(table[field.name]), _expected(hints[field.name])
                 found.append(f"{where}: {field.name} is {shown}, expected {expected}")
+            except ValueError as error:
+                found.append(f"{where}: {field.name} is no value of a setting: {error}")
         elif field.required:
             found.append(f"{where}: {field.name} is missing, expected {_expected(hints[field.name])}")
     problems += found
     return None if found else kind(**values)
+
+
+def _converted(written: object, annotation: Any) -> Any:  # noqa: ANN401 - as above
+    return value_of(written) if _plain(annotation) is JsonText else msgspec.convert(written, annotation)
 
 
 def _tables(parent: Mapping[str, object], name: str, where: str, problems: list[str]) -> Iterable[Mapping[str, object]]:
@@ -173,15 +181,20 @@ def _repeated(kind: str, keys: list[str]) -> list[str]:
 
 
 def _expected(annotation: Any) -> str:  # noqa: ANN401 - whatever stands behind a field
-    if get_origin(annotation) is UnionType:
-        annotation = get_args(annotation)[0]
+    annotation = _plain(annotation)
     if _is_closed_list(annotation):
         return "one of " + ", ".join(annotation)
     return _EXPECTED[annotation]
 
 
 def _meaning(annotation: Any) -> str:  # noqa: ANN401 - as above
+    annotation = _plain(annotation)
     return " ".join((annotation.__doc__ or "").split()) if _is_closed_list(annotation) else ""
+
+
+def _plain(annotation: Any) -> Any:  # noqa: ANN401 - as above
+    """Without the None that stands for a field that is not written."""
+    return get_args(annotation)[0] if get_origin(annotation) in (Union, UnionType) else annotation
 
 
 def _is_closed_list(annotation: Any) -> bool:  # noqa: ANN401 - as above
