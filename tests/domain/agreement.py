@@ -222,7 +222,11 @@ def _nothing(units: int | None) -> dict[str, object]:
     }
 
 
-NOTHING = {EntitlementType.ACCESS.value: _nothing(None), EntitlementType.QUOTA.value: _nothing(0)}
+NOTHING = {
+    EntitlementType.ACCESS.value: _nothing(None),
+    EntitlementType.QUOTA.value: _nothing(0),
+    EntitlementType.SETTING.value: _nothing(None),
+}
 """What is told of an entitlement that the customer never had, by its type."""
 
 
@@ -311,8 +315,8 @@ def coverage(world: World, entitlement: str, customer_id: str = "ada") -> Covera
 
 def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
     causes = shown.suspension_causes or ()
-    if shown.type == EntitlementType.ACCESS.value:
-        return (shown.allowed, shown.reason, causes)
+    if shown.type != EntitlementType.QUOTA.value:
+        return (shown.allowed, shown.reason, causes, shown.value)
     return (
         shown.allowed,
         shown.reason,
@@ -331,7 +335,7 @@ def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
 
 def expected_units(of: Outcome) -> tuple[object, ...]:
     if of.is_access:
-        return (of.allowed, of.reason, of.suspended)
+        return (of.allowed, of.reason, of.suspended, of.value)
     remaining = None if of.limit is None else of.limit - of.used_in_force - of.held_in_force
     return (
         of.allowed,
@@ -382,6 +386,7 @@ def _as_given(one: GrantTerms, holder: str) -> Given:
         ),
         rolls_into=None if one.moves_to else one.rolls_into,
         rollover_max=one.rollover_max,
+        value=one.value,
     )
 
 

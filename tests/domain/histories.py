@@ -4,6 +4,9 @@ Everything is chosen through one function that gives an integer between two boun
 Hypothesis, which shrinks them, and from a seeded generator, which makes a hundred thousand of them. Instants are few
 and coarse, so that happenings meet at one instant often. Most facts go on from what was told before them, so that
 subscriptions are renewed where they end and refunds are of orders; the rest is noise.
+
+Settings are chosen through a second such function, and stand beside what the first one chose: so a number names the
+same facts about units as it did before there were settings.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,6 +76,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
     source_key,
 )
+from ledger_worker.domain.values import JsonText, MergePolicy, value_of
 
 Integer = Callable[[int, int], int]
 """Gives an integer between two bounds, both possible."""
@@ -126,21 +130,33 @@ class Course(msgspec.Struct):
     about: tuple[str, ...] = ()
     orders: list[str] = []
     usages: list[tuple[str, str, str]] = []
+    values: tuple[JsonText, ...] = ()
 
 
 @st.composite
 def histories(draw: st.DrawFn, facts_max: int = FACTS_MAX) -> History:
-    return any_history(lambda least, most: draw(st.integers(least, most)), facts_max)
+    integer = _drawn(draw)
+    return any_history(integer, facts_max, integer)
 
 
 def history_of(seed: int, facts_max: int = FACTS_MAX) -> History:
-    return any_history(Random(seed).randint, facts_max)
+    return any_history(Random(seed).randint, facts_max, of_settings(seed))
 
 
-def any_history(integer: Integer, facts_max: int) -> History:
-    catalogue = any_catalogue(integer)
+def of_settings(seed: int) -> Integer:
+    """What chooses settings for that number."""
+    return Random(f"settings of {seed}").randint
+
+
+def _drawn(draw: st.DrawFn) -> Integer:
+    return lambda least, most: draw(st.integers(least, most))
+
+
+def any_history(integer: Integer, facts_max: int, other: Integer) -> History:
+    catalogue = with_setting(other, any_catalogue(integer))
     course = any_course(integer, catalogue)
     facts = [any_event(integer, place, course) for place in range(max(integer(1, facts_max), integer(1, facts_max)))]
+    facts = [(with_value(other, event, course), arrived_at) for event, arrived_at in facts]
     facts += [resent(integer, facts, place) for place in range(integer(0, 2))]
     arriving = sorted(facts, key=lambda one: (one[1], one[0].event_id))
     return History(catalogue, tuple(arriving))
@@ -153,19 +169,20 @@ CUSTOMERS = ("ada", "bob", "cyd")
 
 @st.composite
 def worlds(draw: st.DrawFn, facts_max: int = FACTS_MAX, *, with_merges: bool = True) -> History:
-    return any_world(lambda least, most: draw(st.integers(least, most)), facts_max, with_merges=with_merges)
+    integer = _drawn(draw)
+    return any_world(integer, facts_max, integer, with_merges=with_merges)
 
 
 def world_of(seed: int, facts_max: int = FACTS_MAX, *, with_merges: bool = True) -> History:
-    return any_world(Random(seed).randint, facts_max, with_merges=with_merges)
+    return any_world(Random(seed).randint, facts_max, of_settings(seed), with_merges=with_merges)
 
 
-def any_world(integer: Integer, facts_max: int, *, with_merges: bool) -> History:
+def any_world(integer: Integer, facts_max: int, other: Integer, *, with_merges: bool) -> History:
     """Facts about two or three customers whose sources are now and then transferred, and who may be merged.
 
     Most facts are told for who owns the source then, some for who owned it, few for a stranger.
     """
-    catalogue = any_catalogue(integer)
+    catalogue = with_setting(other, any_catalogue(integer))
     course = any_course(integer, catalogue)
     customers = CUSTOMERS[: integer(2, 3)]
     owners: dict[str, list[str]] = {}
@@ -184,7 +201,7 @@ def any_world(integer: Integer, facts_max: int, *, with_merges: bool) -> History
             arrived_at = max(arrived_at, event.occurred_at)
         else:
             event = told_for(integer, event, customers, owners, facts)
-        facts.append((event, arrived_at))
+        facts.append((with_value(other, event, course), arrived_at))
     facts += [resent(integer, facts, place) for place in range(integer(0, 2))]
     return History(catalogue, tuple(sorted(facts, key=lambda one: (one[1], one[0].event_id))))
 
@@ -248,7 +265,14 @@ def merge(integer: Integer, event: Event, customers: Sequence[str], merged: dict
 def any_course(integer: Integer, catalogue: Catalogue) -> Course:
     """Commerce numbers the facts of some lives, and not those of others."""
     quotas = tuple(key for key, one in catalogue.entitlements.items() if one.type is EntitlementType.QUOTA)
-    return Course(quotas=quotas, tick=integer(0, 8), version=pick(integer, None, None, 1), about=pick(integer, *THEMES))
+    size = catalogue.entitlements.get("size")
+    return Course(
+        quotas=quotas,
+        tick=integer(0, 8),
+        version=pick(integer, None, None, 1),
+        about=pick(integer, *THEMES),
+        values=() if size is None else VALUES[size.merge],
+    )
 
 
 # -- the catalogue
@@ -334,6 +358,65 @@ def any_allowances(integer: Integer, kinds: dict[str, EntitlementType]) -> tuple
             )
         )
     return tuple(allowances)
+
+
+# -- settings
+
+VALUES = {
+    None: (value_of("s"), value_of({"of": ["m"]}), value_of(None), value_of("l")),
+    MergePolicy.MAX: (value_of(9), value_of(10), value_of(-1)),
+    MergePolicy.MIN: (value_of(9), value_of(10), value_of(-1)),
+    MergePolicy.UNION: (value_of(["eu", 2]), value_of([]), value_of([True, 1, 10, "eu"])),
+    MergePolicy.ANY: (value_of(value=False), value_of(value=False), value_of(value=True)),
+}
+"""Values that a setting can have, by its merge."""
+
+
+def with_setting(other: Integer, catalogue: Catalogue) -> Catalogue:
+    """The same, in some lives with a setting that offers give now and then, for a period or for a time of its own."""
+    if other(0, 3) == 0:
+        return catalogue
+    merge = pick(other, None, None, *MergePolicy)
+    size = Entitlement(key="size", name="Size", type=EntitlementType.SETTING, merge=merge, version=1)
+    offers = {
+        sku: tuple(
+            msgspec.structs.replace(offer, allowances=(*offer.allowances, *_valued(other, VALUES[merge])))
+            for offer in versions
+        )
+        for sku, versions in catalogue.offers.items()
+    }
+    return msgspec.structs.replace(catalogue, entitlements={**catalogue.entitlements, "size": size}, offers=offers)
+
+
+def _valued(other: Integer, values: Sequence[JsonText]) -> tuple[Allowance, ...]:
+    return tuple(
+        Allowance(
+            key=f"size-{place}",
+            entitlement="size",
+            value=pick(other, *values),
+            lasts=pick(other, "period", "forever", "P3D", "P1D"),
+            priority=pick(other, 100, 100, 50),
+            refund=pick(other, RefundPolicy.UNUSED_ONLY, RefundPolicy.FULL_WITH_DEBT, RefundPolicy.PRORATE),
+            on_cancel=pick(other, OnCancel.FORFEIT, OnCancel.KEEP),
+            leeway_seconds=pick(other, 86_400, 0),
+            grace_seconds=pick(other, 86_400, 0),
+            pause=pick(other, Clock.STOPS, Clock.RUNS),
+            extend_on_won=other(0, 1) == 1,
+        )
+        for place in range(pick(other, 1, 1, 0, 2))
+    )
+
+
+def with_value(other: Integer, event: Event, course: Course) -> Event:
+    """The same; what a person gives is sometimes the setting, and sometimes a value of what has none."""
+    fact = event.fact
+    if isinstance(fact, EntitlementAssigned) and course.values and other(0, 1):
+        given = msgspec.structs.replace(fact, entitlement="size", units=None, value=pick(other, *course.values))
+        return msgspec.structs.replace(event, fact=given)
+    if isinstance(fact, AssignmentRenewed) and other(0, 1):
+        again = msgspec.structs.replace(fact, value=pick(other, *course.values, *VALUES[MergePolicy.ANY]))
+        return msgspec.structs.replace(event, fact=again)
+    return event
 
 
 # -- facts

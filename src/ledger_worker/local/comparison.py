@@ -30,7 +30,7 @@ from ledger_worker.store import customers, pictures
 
 __all__ = ["Comparison", "Difference", "Figure", "compare", "linked"]
 
-Figure = int | bool | None
+Figure = int | bool | str | None
 Pair = tuple[str, str]
 """A customer and an entitlement."""
 
@@ -121,13 +121,14 @@ _CUSTOMERS_AT_ONCE = 1000
 
 
 class _Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What is compared of one customer and entitlement; of one without units `allowed` alone.
+    """What is compared of one customer and entitlement; of one without units `allowed` and the `value` alone.
 
     `usage`, `used`, `overage`, `debt` and `forgiven` are those of the account's whole life, the others those of the
     grants in force; `limit` and `level` are None when unlimited.
     """
 
     allowed: bool
+    value: str | None = None
     usage: int = 0
     used: int = 0
     overage: int = 0
@@ -165,7 +166,7 @@ def _booked(
 def _figures_of_book(book: Book) -> _Figures:
     shown = picture(book)
     if book.entitlement.type is not EntitlementType.QUOTA:
-        return _Figures(allowed=shown.allowed)
+        return _Figures(allowed=shown.allowed, value=shown.value)
     return _Figures(
         allowed=shown.allowed,
         usage=book.usage,
@@ -213,7 +214,7 @@ def _expected(
 
 def _figures_of_outcome(outcome: Outcome) -> _Figures:
     if outcome.is_access:
-        return _Figures(allowed=outcome.allowed)
+        return _Figures(allowed=outcome.allowed, value=outcome.value)
     return _Figures(
         allowed=outcome.allowed,
         usage=outcome.usage,

@@ -1,9 +1,10 @@
 """What people give by hand."""
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType
+from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType
 from ledger_worker.domain.events import (
     AssignmentExtended,
     AssignmentRenewed,
@@ -38,18 +39,20 @@ def assignment_grants(
             start=first.effective_at,
             end=first.expires_at,
             period_start=None,
+            value=first.value,
         )
     ]
     grants += [
         grants[0]._replace(
             name=name.root(source, "", "", first.entitlement, one.effective_at, ""),
             units=first.units if one.units is None else one.units,
+            value=first.value if one.value is None else one.value,
             start=one.effective_at,
             end=one.expires_at,
             period_start=one.effective_at,
         )
         for one in sorted((one.content for one in kept(told, renewal)), key=lambda one: one.effective_at)
-        if one.units is None or catalogue.entitlements[first.entitlement].type is EntitlementType.QUOTA
+        if can_have(catalogue.entitlements[first.entitlement], one)
     ]
     for new_end in (one.content for one in kept(told, extension)):
         before = [place for place, grant in enumerate(grants) if grant.start < new_end]
@@ -61,6 +64,17 @@ def assignment_grants(
         grants = [one._replace(end=at if one.end is None else min(at, one.end)) for one in grants]
     made = [Made(one, None) for one in grants if one.end is None or one.start < one.end]
     return [held for one in made for held in held_by(owners, one, name)]
+
+
+def can_have(entitlement: Entitlement, renewed: AssignmentRenewed) -> bool:
+    """Whether a renewal asks for nothing that the entitlement has not: units, or a value that its merge can take."""
+    if renewed.units is not None and entitlement.type is not EntitlementType.QUOTA:
+        return False
+    if renewed.value is None:
+        return True
+    expected = {None: object, "max": int, "min": int, "union": list, "any": bool}[entitlement.merge]
+    found = type(json.loads(renewed.value))
+    return entitlement.type is EntitlementType.SETTING and (expected is object or found is expected)
 
 
 # -- business keys

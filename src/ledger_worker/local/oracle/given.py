@@ -40,7 +40,10 @@ class Suspended(NamedTuple):
 
 
 class Given(NamedTuple):
-    """One grant by its source alone; `units` None is access or unlimited, and 0 for a child that will receive some."""
+    """One grant by its source alone; `units` None is access or unlimited, and 0 for a child that will receive some.
+
+    `value` is that of a setting, as JSON text.
+    """
 
     name: UUID
     holder: str
@@ -61,6 +64,7 @@ class Given(NamedTuple):
     suspensions: tuple[Suspended, ...] = ()
     rolls_into: UUID | None = None
     rollover_max: int | None = None
+    value: str | None = None
 
 
 class Made(NamedTuple):

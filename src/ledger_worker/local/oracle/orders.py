@@ -119,6 +119,7 @@ def grant_of(
         period_start=None,
         taken_back=tuple(sorted(taken, key=lambda one: one.at)),
         suspensions=clipped([(one.cause, one.opened, one.closed) for one in disputes], start, end),
+        value=allowance.value,
     )
     return [Made(grant, allowance, run.closes)]
 

@@ -134,6 +134,7 @@ def grants_of(run: Run, life: Life, period: Period, earlier: Sequence[Made], nam
             period_start=period.start,
             taken_back=tuple(sorted(taken, key=lambda one: one.at)),
             suspensions=clipped([*life.pauses, *unpaid], start, end),
+            value=allowance.value,
         )
         made.append(Made(grant, allowance, run.closes))
     return made

@@ -34,6 +34,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
 )
 from ledger_worker.local.oracle.holds import Holds
+from ledger_worker.local.oracle.settings import value_at
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
 ENDS, BEGINS, CUTS, PAYMENT, HOLD_ENDS, USAGE = range(6)
@@ -185,6 +186,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     overage_counted: int
     over_allocated: int
     level: int | None
+    value: str | None
     suspended: tuple[str, ...]
     grants: dict[UUID, dict[str, int | None]]
     coverage: dict[UsageKey, dict[UUID | str, int]]
@@ -615,6 +617,7 @@ class Walk:
             overage_counted=counted,
             over_allocated=sum(sum(one.open.values()) for one in active),
             level=None if is_unlimited or not is_quota else self.level(limit, used_in_force + counted),
+            value=value_at(self.entitlement, [one.terms for one in in_force]),
             suspended=tuple(sorted({cause for one in active for cause in one.causes(self.until)})),
             grants={one.terms.name: counted_units(one) for one in own},
             coverage={usage: dict(by) for usage, by in coverage.items()},
