@@ -1,6 +1,18 @@
 """All stories: one for each fact, and for each way in which facts meet. Each theme has a file."""
 
-from tests.stories import by_hand, changes, holds, late_usage, merges, offers, orders, subscriptions, transfers, usage
+from tests.stories import (
+    by_hand,
+    changes,
+    holds,
+    late_usage,
+    merges,
+    offers,
+    orders,
+    settings,
+    subscriptions,
+    transfers,
+    usage,
+)
 
 STORIES = (
     *orders.STORIES,
@@ -13,4 +25,5 @@ STORIES = (
     *merges.STORIES,
     *offers.STORIES,
     *holds.STORIES,
+    *settings.STORIES,
 )
