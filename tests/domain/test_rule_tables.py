@@ -4,6 +4,7 @@ A rule here names the columns of one table, those given and those computed, and 
 a parser that knows nothing but headings and tables.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from ledger_worker.domain.access import resolved
 from ledger_worker.domain.catalogue import (
     Catalogue,
     Clock,
@@ -31,9 +33,11 @@ from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState, fold
 from ledger_worker.domain.stretches import Interval, refunded_units, stopped_time, unions
 from ledger_worker.domain.told import RecordedFact, in_order
+from ledger_worker.domain.values import MergePolicy, value_of
 from tests.domain.driver import Life
 from tests.domain.telling import (
     activated,
+    assigned,
     bought,
     cancellation_scheduled,
     cancellation_withdrawn,
@@ -60,6 +64,7 @@ from tests.domain.telling import (
     renewed,
     resumed,
     revoked,
+    setting,
     told,
     usage_reversed,
     used,
@@ -481,6 +486,25 @@ def _grant(cell: str) -> GrantTerms:
     return terms
 
 
+def values_that_count(row: Row) -> tuple[str, ...]:
+    terms = [
+        msgspec.structs.replace(_grant(row[name]), grant_id=UUID(int=place), amount=None, value=value_of(name))
+        for place, name in enumerate(("one", "other"))
+    ]
+    found, other_way_round = resolved(setting(), terms), resolved(setting(), terms[::-1])
+    assert found is not None
+    assert found == other_way_round
+    return (json.loads(found.value),)
+
+
+def merged_values(row: Row) -> tuple[str, ...]:
+    life = Life(catalogue(setting(merge=MergePolicy(row["merge"]))))
+    for place, text in enumerate(row["values"].split(" and ")):
+        fact = assigned(None, day(1), entitlement="size", value=json.loads(text), assignment=f"a{place}")
+        life.tell((told(f"e{place}", day(1), fact, source="by-hand"), day(1)))
+    return (str(life.picture("size", day(2)).value),)
+
+
 def reversal_of_usage(row: Row) -> tuple[str, ...]:
     steps: list[Lived] = [(day(1), bought())]
     steps += [(day(2 + place), used(int(units))) for place, units in enumerate(listed(row["used"]))]
@@ -568,6 +592,8 @@ RULES: dict[str, Rule] = {
         ("units", "quantity", "rollover_units", "rollover_times", "used in each"), ("limit of each",), roll_over
     ),
     "Order of burning": Rule(("one", "other"), ("burnt first",), order_of_burning),
+    "Values that count": Rule(("one", "other"), ("counts",), values_that_count),
+    "Merged values": Rule(("merge", "values"), ("value",), merged_values),
     "Reversal of usage": Rule(("used", "reversed"), ("used", "overage", "available"), reversal_of_usage),
     "Late usage": Rule(
         ("policy", "occurred", "told", "reversed"), ("outcome", "counts at", "used", "overage"), late_usage

@@ -17,6 +17,7 @@ from ledger_worker.domain.catalogue import (
     RefundPolicy,
 )
 from ledger_worker.domain.events import UNITS_MAX, Event, PurchaseTransferred
+from ledger_worker.domain.values import MergePolicy
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stage, Stages
 from ledger_worker.operations import publish
 from ledger_worker.operations.reach import Affected, Balance, Progress, Reach, Verdict, reach, rehearse_reach
@@ -24,10 +25,24 @@ from ledger_worker.operations.verify import Check, Finding, verify
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.wire.catalogue_file import Definitions
 from tests.apply.ledger import Ledger
-from tests.domain.telling import access, activated, bought, gives, item, line, quota, refunded, renewed, told, used
+from tests.domain.telling import (
+    access,
+    activated,
+    bought,
+    gives,
+    item,
+    line,
+    quota,
+    refunded,
+    renewed,
+    setting,
+    told,
+    used,
+)
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 API, SMS, VIDEO = quota("api", debt=DebtPolicy.CARRY), quota("sms"), access("video")
+SIZE, LARGEST = setting("size"), setting("size", merge=MergePolicy.MAX)
 
 
 @pytest.fixture
@@ -88,6 +103,7 @@ def stands(ledger: Ledger, found: Sequence[Affected]) -> list[Balance]:
             used=each.used,
             debt=each.debt,
             over_allocated=each.over_allocated,
+            value=each.value,
         )
         for each in shown
     ]
@@ -103,13 +119,13 @@ def findings(ledger: Ledger) -> list[Finding]:
 class Case(msgspec.Struct, frozen=True):
     """What was published first, what was told, what is published then, and what that means for whom.
 
-    Instants of what is told are given the present; limits are those before and after.
+    Instants of what is told are given the present; limits, or values of a setting, are those before and after.
     """
 
     first: tuple[Entitlement | Offer, ...]
     told: Callable[[datetime], tuple[Event, ...]]
     then: tuple[Entitlement | Offer, ...]
-    means: dict[tuple[str, str], tuple[Verdict, int | None, int | None]]
+    means: dict[tuple[str, str], tuple[Verdict, int | str | None, int | str | None]]
     changed: int = 1
 
 
@@ -216,6 +232,42 @@ CASES = {
         },
         changed=3,
     ),
+    "another value": Case(
+        (SIZE, version("pack", gives(None, "size", value=5, lasts="forever"))),
+        lambda now: (told("p", now - DAY, bought()),),
+        (version("pack", gives(None, "size", value={"of": 9}, lasts="forever")),),
+        {("ada", "size"): (Verdict.CHANGES, "5", '{"of":9}')},
+    ),
+    "a value for some and none for others": Case(
+        (
+            SIZE,
+            VIDEO,
+            version("pack", gives(None, "size", value=5, lasts="forever")),
+            version("plan", gives(None, "video")),
+        ),
+        lambda now: (subscribed(now), told("p", now - DAY, bought(), customer="bob")),
+        (
+            version("pack", gives(None, "video", lasts="forever")),
+            version("plan", gives(None, "video"), gives(None, "size", value=[True])),
+        ),
+        {
+            ("ada", "size"): (Verdict.GAINS, None, "[true]"),
+            ("bob", "size"): (Verdict.LOSES, "5", None),
+            ("bob", "video"): (Verdict.GAINS, None, None),
+        },
+        changed=2,
+    ),
+    "a value that another one outdoes": Case(
+        (
+            LARGEST,
+            version("plan", gives(None, "size", value=10)),
+            version("pack", gives(None, "size", value=5, lasts="forever")),
+        ),
+        lambda now: (subscribed(now), told("p", now - DAY, bought())),
+        (version("pack", gives(None, "size", value=7, lasts="forever")),),
+        # The largest is as before, so nobody is told.
+        {},
+    ),
     "the next period alone": Case(
         PLAN,
         lambda now: (subscribed(now), told("r", now - DAY, renewed(now + 20 * DAY, now + 50 * DAY))),
@@ -248,7 +300,11 @@ def test_the_list_made_beforehand_is_what_then_happens_and_leaves_nothing(ledger
     assert after == before
     assert found == expected
     assert {
-        (each.customer_id, each.entitlement): (each.verdict, each.before.limit, each.after.limit)
+        (each.customer_id, each.entitlement): (
+            each.verdict,
+            each.before.value or each.before.limit,
+            each.after.value or each.after.limit,
+        )
         for each in found.affected
     } == case.means
     assert found.changed == case.changed

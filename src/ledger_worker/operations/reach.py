@@ -51,15 +51,18 @@ class Verdict(StrEnum):
     OWES = "owes"
     """Debt grew, or the allocation shrank below what is used."""
     LOSES = "loses"
-    """Access ended, or less of the limit is left."""
+    """Access or the value ended, or less of the limit is left."""
     GAINS = "gains"
-    """Access began, or more of the limit is left; or as much of a higher one, where use was not covered before."""
+    """Access or a value began, or more of the limit is left; or as much of a higher one, where use was not covered."""
     CHANGES = "changes"
-    """Something else that is told, such as the end."""
+    """Something else that is told, such as the end, or another value: which of two is more only the product knows."""
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Where an entitlement stood, of what is told: `limit` None when unlimited; no units of a type without."""
+    """Where an entitlement stood, of what is told: `limit` None when unlimited; no units of a type without.
+
+    `value` is that of a setting, as JSON text.
+    """
 
     allowed: bool
     unlimited: bool
@@ -67,6 +70,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     used: int | None
     debt: int | None
     over_allocated: int | None
+    value: str | None
 
 
 class Affected(msgspec.Struct, frozen=True, kw_only=True):
@@ -420,6 +424,7 @@ def _balance(shown: EntitlementPicture) -> Balance:
         used=shown.used,
         debt=shown.debt,
         over_allocated=shown.over_allocated,
+        value=shown.value,
     )
 
 

@@ -144,8 +144,14 @@ def unoffered(connection: Connection) -> int:
 
 
 def _definition(version: Entitlement | Offer) -> str:
-    """What a person wrote, without what publishing adds."""
+    """What a person wrote, without what publishing adds; of settings only where it is one.
+
+    An earlier release, which refuses fields that it does not know, reads what has none.
+    """
     plain = msgspec.to_builtins(version)
     for added in ("version", "published_at", "catalogue_version"):
         plain.pop(added, None)
+    for table, field in ((plain, "merge"), *((allowance, "value") for allowance in plain.get("allowances", ()))):
+        if table.get(field) is None:
+            table.pop(field, None)
     return msgspec.json.encode(plain).decode()
