@@ -15,7 +15,7 @@ NOTE = ("--note", "goodwill")
 
 @pytest.fixture
 def by_hand(command: Command) -> Command:
-    """A catalogue with a quota, `exports`, and access to `video`."""
+    """A catalogue with a quota, `exports`, access to `video`, and a setting, `upload-megabytes`."""
     command("catalog", "apply", "docs/examples/catalogue.toml")
     return command
 
@@ -120,6 +120,14 @@ def test_what_is_of_another_customer_is_refused(by_hand: Command) -> None:
         (("", "exports"), "impossible_value: customer_id has 0 characters"),
         (("ada", "exports", "--priority", "-1"), "impossible_value: priority is -1"),
         (("ada", "exports", "--units", str(2**60)), "impossible_value: units is"),
+        (("ada", "exports", "--value", "7"), "wrong_type: entitlement exports: value is set, expected none"),
+        (("ada", "video", "--value", "true"), "wrong_type: entitlement video: value is set, expected none"),
+        (("ada", "upload-megabytes"), "wrong_type: entitlement upload-megabytes: value is missing, expected the JSON"),
+        (
+            ("ada", "upload-megabytes", "--value", '"big"'),
+            "wrong_type: entitlement upload-megabytes: value is a text, expected a whole number for the merge max",
+        ),
+        (("ada", "upload-megabytes", "--units", "7"), "wrong_type: entitlement upload-megabytes is of type setting"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_was_expected(
@@ -130,6 +138,65 @@ def test_what_cannot_be_is_refused_with_what_was_expected(
     assert ran.status == 1
     assert ran.errors.startswith(f"error: {expected}")
     assert by_hand("customer", "show", "ada").status == 1
+
+
+def test_a_value_is_given_renewed_shown_explained_and_proven(by_hand: Command) -> None:
+    given = by_hand(
+        *("customer", "assign", "ada", "upload-megabytes", "--value", " 2048 ", "--id", "a1", "--from", LONG_AGO, *NOTE)
+    )
+    by_hand("customer", "assign", "ada", "upload-megabytes", "--value", "100", "--id", "a2", "--from", LONG_AGO, *NOTE)
+    renewed = by_hand("customer", "renew", "ada", "a2", "--from", LONG_AGO, "--value", "4096", *NOTE)
+
+    assert (given.status, renewed.status) == (0, 0)
+    assert "upload-megabytes: none -> active, allowed, value 2048  because of EntitlementAssigned" in given.output
+    assert "active -> active, allowed, value 4096" in renewed.output
+    shown = by_hand("customer", "show", "ada", "--json")
+    assert [each["value"] for each in shown.json["entitlements"]] == ["4096"]
+    assert "4096" in by_hand("customer", "show", "ada").output
+    explained = by_hand("customer", "explain", "ada").output
+    assert "upload-megabytes (Largest upload): allowed, value 4096: the largest of 3 in force" in explained
+    assert "its value does not count now" in explained
+    assert by_hand("ledger", "verify").status == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (
+            "big",
+            'is no value of a setting: it is not JSON (Expecting value at character 0), expected such as 25, "gold"',
+        ),
+        ("2.5", "it has the number 2.5, expected whole numbers only, without a fraction or an exponent"),
+    ],
+)
+@pytest.mark.parametrize(
+    "verb", [("assign", "ada", "upload-megabytes"), ("renew", "ada", "a1", "--from", LONG_AGO)], ids=["assign", "renew"]
+)
+def test_a_value_is_json_with_whole_numbers(by_hand: Command, verb: tuple[str, ...], value: str, expected: str) -> None:
+    ran = by_hand("customer", *verb, "--value", value, *NOTE)
+
+    assert ran.status == 2
+    words = " ".join(ran.errors.replace("│", " ").split())
+    assert expected in words
+
+
+def test_a_renewal_with_a_value_that_cannot_be_is_refused_and_not_kept(by_hand: Command) -> None:
+    by_hand("customer", "assign", "ada", "upload-megabytes", "--value", 7, "--id", "a1", "--from", LONG_AGO, *NOTE)
+
+    ran = by_hand("customer", "renew", "ada", "a1", "--from", LONG_AGO, "--value", "true", *NOTE)
+
+    assert ran.status == 1
+    assert ran.errors.startswith("error: contradicted: assignment a1 of ada cannot have such units or such a value")
+    assert by_hand("customer", "show", "ada", "--json").json["sequence"] == 1
+
+
+def test_usage_and_requests_of_a_setting_are_refused(by_hand: Command) -> None:
+    by_hand("customer", "assign", "ada", "upload-megabytes", "--value", 7, *NOTE)
+
+    asked = by_hand("customer", "consume", "ada", "upload-megabytes=1", "--json")
+
+    assert asked.status == 1
+    assert asked.json["items"][0]["reason"] == "wrong_type"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_check_needs_no_database_and_counts_what_is_defined() -> None:
     ran = run_with({})("catalog", "check", "-", "--json", stdin=EXAMPLE)
 
     assert ran.status == 0
-    assert ran.json == {"entitlements": 2, "offers": 2, "problems": []}
+    assert ran.json == {"entitlements": 3, "offers": 2, "problems": []}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ def test_only_what_changed_gets_a_new_version_and_what_is_left_out_stays(command
     assert standings(ran) == {
         "entitlement exports": ("changed", 2),
         "entitlement video": ("unchanged", 1),
+        "entitlement upload-megabytes": ("unchanged", 1),
         "offer exports-100": ("not_in_file", 1),
         "offer video-monthly": ("not_in_file", 1),
     }
@@ -108,6 +109,51 @@ def test_diff_shows_each_field_and_publishes_nothing(command: Command) -> None:
     assert offer["differences"] == [{"field": "allowance exports.units", "published": "100", "defined": "150"}]
     assert (same.status, same.json["catalogue_version"]) == (0, 1)
     assert "Nothing differs" in command("catalog", "diff", "-", stdin=SMALL).output
+
+
+SETTING = """
+[[entitlement]]
+key = "limits"
+name = "Limits"
+type = "setting"
+
+[[offer]]
+sku = "pack"
+apply = "now"
+[[offer.allowance]]
+key = "limits"
+entitlement = "limits"
+value = {rows = 100, regions = ["eu"]}
+lasts = "forever"
+"""
+LARGER = SETTING.replace("rows = 100", "rows = 500")
+
+
+def test_a_value_is_compared_and_shown_as_the_json_that_it_is(command: Command) -> None:
+    command("catalog", "apply", "-", stdin=SETTING)
+
+    differing = command("catalog", "diff", "-", "--json", stdin=LARGER)
+    other_way_round = SETTING.replace('rows = 100, regions = ["eu"]', 'regions = ["eu"], rows = 100')
+    same = command("catalog", "diff", "-", stdin=other_way_round)
+
+    (offer,) = [each for each in differing.json["definitions"] if each["kind"] == "offer"]
+    assert offer["differences"] == [
+        {
+            "field": "allowance limits.value",
+            "published": '{"regions":["eu"],"rows":100}',
+            "defined": '{"regions":["eu"],"rows":500}',
+        }
+    ]
+    assert same.status == 0
+
+
+def test_a_merge_stays_as_it_was_published(command: Command) -> None:
+    command("catalog", "apply", "-", stdin=SETTING)
+
+    ran = command("catalog", "apply", "-", stdin=SETTING.replace('"setting"', '"setting"\nmerge = "union"'))
+
+    assert ran.status == 1
+    assert "entitlement limits: merge is union, expected none as published" in ran.errors
 
 
 def test_a_dry_run_says_what_would_be_and_leaves_nothing(command: Command) -> None:
@@ -166,6 +212,19 @@ def ledger(database_url: str) -> Iterator[Ledger]:
     made = Ledger(database_url)
     yield made
     made.close()
+
+
+def test_a_dry_run_lists_whose_value_changes(command: Command, ledger: Ledger) -> None:
+    command("catalog", "apply", "-", stdin=SETTING)
+    sold(ledger, 1)
+
+    rehearsed = command("catalog", "apply", "--dry-run", "-", stdin=LARGER)
+    ran = command("catalog", "apply", "-", "--json", stdin=LARGER)
+
+    words = "".join(rehearsed.output.split())
+    assert '{"regions":["eu"],"rows":100}->{"regions":["eu"],"rows":500}' in words
+    (affected,) = ran.json["reach"]["affected"]
+    assert (affected["verdict"], affected["after"]["value"]) == ("changes", '{"regions":["eu"],"rows":500}')
 
 
 def sold(ledger: Ledger, customers: int, quantity: int = 1) -> None:

@@ -44,6 +44,7 @@ from ledger_worker.domain.events import (
     UsageRecorded,
     UsageReversed,
 )
+from ledger_worker.domain.values import MergePolicy, value_of
 from ledger_worker.metrics import CollectorRegistry, Metrics, Stages
 from ledger_worker.reports.customer import ExplainedEntitlement, Explanation, explain, show
 from ledger_worker.reports.words import GrantVerdict
@@ -55,6 +56,11 @@ NOW = datetime.now(UTC)
 ENTITLEMENTS = (
     Entitlement(key="calls", name="API calls", type=EntitlementType.QUOTA, unit="call", debt=DebtPolicy.BLOCK),
     Entitlement(key="video", name="Video", type=EntitlementType.ACCESS),
+    Entitlement(key="theme", name="Theme", type=EntitlementType.SETTING),
+    Entitlement(key="size", name="Largest upload", type=EntitlementType.SETTING, merge=MergePolicy.MAX),
+    Entitlement(key="least", name="Least wait", type=EntitlementType.SETTING, merge=MergePolicy.MIN),
+    Entitlement(key="regions", name="Regions", type=EntitlementType.SETTING, merge=MergePolicy.UNION),
+    Entitlement(key="beta", name="Beta", type=EntitlementType.SETTING, merge=MergePolicy.ANY),
 )
 OFFERS = (
     Offer(
@@ -239,6 +245,100 @@ def test_access_is_in_force_and_a_cancelled_period_that_was_renewed_ahead_never_
 
     assert [grant.verdict for grant in found.grants] == [GrantVerdict.IN_FORCE, GrantVerdict.VOID]
     assert found.would_allow == ()
+
+
+def given(
+    entitlement: str,
+    value: object,
+    key: str = "a1",
+    *,
+    days: float = 9,
+    until: float | None = None,
+    priority: int = 100,
+) -> tuple[str, float, Fact]:
+    """That value by hand, so many days ago."""
+    fact = EntitlementAssigned(
+        assignment_id=key,
+        entitlement=entitlement,
+        effective_at=NOW - days * DAY,
+        expires_at=None if until is None else NOW + until * DAY,
+        actor="eve",
+        note="goodwill",
+        priority=priority,
+        value=value_of(value),
+    )
+    return key, days, fact
+
+
+def test_the_value_of_a_setting_names_the_grant_it_is_of_and_those_that_yield(engine: Engine) -> None:
+    tell(engine, given("theme", "dark"), given("theme", "light", "a2", days=3, priority=10))
+
+    found = explained(engine, "theme").entitlements[0]
+
+    assert found.decision.value == '"light"'
+    assert found.value_because == "of assignment/a2, by priority 10 before 100"
+    assert [(grant.source_key, grant.value, grant.verdict, grant.words) for grant in found.grants] == [
+        ("assignment/a2", '"light"', GrantVerdict.DECIDES, "in force without end, its value counts"),
+        ("assignment/a1", '"dark"', GrantVerdict.YIELDS, "in force without end, its value does not count now"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "because"),
+    [
+        ((given("theme", 1),), "of assignment/a1, the only one in force"),
+        ((given("theme", 1), given("theme", 2, "a2", days=5)), "of assignment/a2, which began later, at "),
+        (
+            (given("theme", 1, until=5), given("theme", 2, "a2", until=6)),
+            "of assignment/a2, which ends later",
+        ),
+        ((given("theme", 1, until=5), given("theme", 2, "a2")), "of assignment/a2, which never ends"),
+        ((given("theme", 1), given("theme", 2, "a2")), ", by the order of their ids"),
+        ((given("size", 1),), "of assignment/a1, the only one in force"),
+        ((given("size", 1), given("size", 5, "a2")), "the largest of 2 in force"),
+        ((given("least", 1), given("least", 5, "a2")), "the smallest of 2 in force"),
+        ((given("regions", ["eu"]), given("regions", ["us"], "a2")), "the elements of all 2 in force"),
+        ((given("beta", value=False), given("beta", key="a2", value=True)), "true where any of 2 in force is"),
+    ],
+)
+def test_why_a_setting_has_its_value_is_a_sentence(
+    engine: Engine, told: tuple[tuple[str, float, Fact], ...], because: str
+) -> None:
+    tell(engine, *told)
+
+    (found,) = explained(engine).entitlements
+
+    assert found.value_because is not None
+    assert because in found.value_because
+
+
+def test_what_a_merge_leaves_out_yields_and_all_of_a_union_decides(engine: Engine) -> None:
+    tell(
+        engine,
+        given("size", 1),
+        given("size", 5, "a2"),
+        given("regions", ["eu"], "a3"),
+        given("regions", ["us"], "a4"),
+    )
+
+    regions, size = explained(engine).entitlements
+
+    assert {grant.value: grant.verdict for grant in size.grants} == {
+        "1": GrantVerdict.YIELDS,
+        "5": GrantVerdict.DECIDES,
+    }
+    assert regions.decision.value == '["eu","us"]'
+    assert {grant.verdict for grant in regions.grants} == {GrantVerdict.DECIDES}
+
+
+def test_a_value_that_is_to_come_is_named(engine: Engine) -> None:
+    _, _, ahead = given("theme", "dark", days=-3)
+    tell(engine, ("a1", 0, ahead))
+
+    (found,) = explained(engine).entitlements
+
+    assert (found.decision.value, found.value_because) == (None, None)
+    assert found.upcoming[0].words.startswith('a grant with the value "dark" begins at ')
 
 
 def test_each_source_lists_what_was_told_of_it_with_the_outcome(engine: Engine) -> None:

@@ -10,12 +10,13 @@ import typer
 from ledger_worker.cli.changes import sentence
 from ledger_worker.cli.connections import open_database, read_settings, unwatched_stages
 from ledger_worker.cli.instants import instant_of
-from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
+from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ledger_worker.domain.events import AssignmentFact
+    from ledger_worker.domain.values import JsonText
 
 __all__ = ["assign", "extend", "renew", "revoke"]
 
@@ -23,6 +24,10 @@ __all__ = ["assign", "extend", "renew", "revoke"]
 _Customer = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
 _Assignment = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="What `assign` called it.")]
 _Units = Annotated[int | None, typer.Option(metavar="N", min=1, help="How many units.")]
+_Value = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="The value of a setting: 25, true, '\"gold\"', '[\"eu\"]'."),
+]
 _Until = Annotated[
     datetime | None, typer.Option(metavar="INSTANT", parser=instant_of, help="When it ends, if it does.")
 ]
@@ -56,15 +61,18 @@ def assign(  # noqa: PLR0913 - as many options as a person may need
     *,
     note: _Note,
     units: _Units = None,
+    value: _Value = None,
     effective_at: _From = None,
     until: _Until = None,
-    priority: Annotated[int, typer.Option(metavar="N", help="The lower burns first; a plan's is 100.")] = 100,
+    priority: Annotated[
+        int, typer.Option(metavar="N", help="The lower burns first, or its value counts; a plan's is 100.")
+    ] = 100,
     actor: _Actor = None,
     key: _Key = None,
     dry_run: _DryRun = False,
     json: Json = False,
 ) -> None:
-    """Give a customer an entitlement by hand: access, or units; without units a quota is unlimited.
+    """Give a customer an entitlement by hand: access, units, or a value; without units a quota is unlimited.
 
     Exit status 1 when that is refused. With the --id of an assignment that exists this corrects it.
     """
@@ -82,6 +90,7 @@ def assign(  # noqa: PLR0913 - as many options as a person may need
             units=units,
             expires_at=until,
             priority=priority,
+            value=_json_value(value),
         ),
         is_rehearsal=dry_run,
         json=json,
@@ -94,13 +103,14 @@ def renew(  # noqa: PLR0913 - the same
     *,
     note: _Note,
     units: _Units = None,
+    value: _Value = None,
     effective_at: _RenewedFrom,
     until: _Until = None,
     actor: _Actor = None,
     dry_run: _DryRun = False,
     json: Json = False,
 ) -> None:
-    """Give what was assigned once more, for a further time: as many units as the assignment, or so many.
+    """Give what was assigned once more, for a further time: the units or value of the assignment, or those said here.
 
     Exit status 1 when that is refused. The instant at which it begins is its id.
     """
@@ -115,6 +125,7 @@ def renew(  # noqa: PLR0913 - the same
             note=note,
             expires_at=until,
             units=units,
+            value=_json_value(value),
         ),
         is_rehearsal=dry_run,
         json=json,
@@ -208,6 +219,16 @@ def _act(customer_id: str, fact_at: "Callable[[datetime], AssignmentFact]", *, i
 
 def _id_of(key: str | None) -> str:
     return uuid4().hex if key is None else key
+
+
+def _json_value(text: str | None) -> "JsonText | None":
+    """Raises BadParameter for a text that is no JSON value that a setting can have."""
+    from ledger_worker.domain.values import canonical
+
+    try:
+        return None if text is None else canonical(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--value {shortened(text)} is no value of a setting: {error}") from None
 
 
 def _name_of(actor: str | None) -> str:

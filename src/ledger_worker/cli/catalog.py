@@ -8,7 +8,7 @@ import typer
 
 from ledger_worker.cli.connections import open_database, read_settings, unwatched_stages
 from ledger_worker.cli.input_file import checked_file, opened_file
-from ledger_worker.cli.output import FINDINGS, Json, print_json, print_note, print_table, progress
+from ledger_worker.cli.output import FINDINGS, Json, print_json, print_note, print_table, progress, shortened
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -170,7 +170,7 @@ def _print_reach(reached: "Reach", *, is_rehearsal: bool) -> None:
     order = list(reached.counts)
     shown = sorted(reached.affected, key=lambda each: order.index(each.verdict))[:_REACHED_SHOWN_MAX]
     if shown:
-        columns = ("", "customer", "entitlement", "allowed", "limit", "used", "debt", "over-allocated")
+        columns = ("", "customer", "entitlement", "allowed", "value", "limit", "used", "debt", "over-allocated")
         print_table("would be told" if is_rehearsal else "told", columns, map(_reach_row, shown))
     if len(reached.affected) > len(shown):
         print_note(f"{len(reached.affected) - len(shown)} more are not shown; --json prints all of them.")
@@ -189,6 +189,7 @@ def _reach_row(affected: "Affected") -> tuple[str | None, ...]:
         affected.customer_id,
         affected.entitlement,
         _from_to("yes" if before.allowed else "no", "yes" if after.allowed else "no"),
+        _from_to(shortened(before.value), shortened(after.value)),
         _from_to(_limit(before), _limit(after)),
         _from_to(before.used, after.used),
         _from_to(before.debt, after.debt),

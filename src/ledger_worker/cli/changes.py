@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ledger_worker.cli.connections import broker_options, open_registry, read_settings
-from ledger_worker.cli.output import FINDINGS, Json
+from ledger_worker.cli.output import FINDINGS, Json, shortened
 from ledger_worker.errors import BadBytesError
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ def sentence(change: "Change") -> str:
 
 def _units(shown: "EntitlementPicture") -> str:
     parts = ["allowed" if shown.allowed else f"not allowed ({shown.reason})"]
+    if shown.value is not None:
+        parts.append(f"value {shortened(shown.value)}")
     if shown.unlimited:
         parts.append("unlimited")
     elif shown.limit is not None:

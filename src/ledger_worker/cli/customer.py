@@ -8,7 +8,7 @@ import typer
 from ledger_worker.cli import asking, by_hand
 from ledger_worker.cli.connections import open_database, read_settings
 from ledger_worker.cli.instants import exactly, instant_of, shown
-from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, print_table
+from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, print_table, shortened
 
 if TYPE_CHECKING:
     from ledger_worker.domain.changes import CustomerPicture
@@ -163,6 +163,7 @@ def _print_picture(found: "CustomerPicture | PastPicture", title: str) -> None:
             each.entitlement,
             each.state,
             "yes" if each.allowed else f"no: {each.reason}",
+            shortened(each.value),
             "unlimited" if each.unlimited else each.limit,
             each.used,
             each.held,
@@ -173,7 +174,7 @@ def _print_picture(found: "CustomerPicture | PastPicture", title: str) -> None:
         )
         for each in found.entitlements
     ]
-    columns = ("entitlement", "state", "allowed", "limit", "used", "held", "left", "overage", "debt", "until")
+    columns = ("entitlement", "state", "allowed", "value", "limit", "used", "held", "left", "overage", "debt", "until")
     print_table(title, columns, rows)
     if found.merged_into is not None:
         typer.echo(f"It went on as {found.merged_into}.")
@@ -199,7 +200,8 @@ def _print_explanation(explained: "Explanation") -> None:
 def _print_entitlement(explained: "ExplainedEntitlement") -> None:
     decision = explained.decision
     answer = "allowed" if decision.allowed else f"not allowed: {decision.reason}"
-    typer.echo(f"\n{decision.entitlement} ({explained.name}): {answer}")
+    value = "" if decision.value is None else f", value {shortened(decision.value)}: {explained.value_because}"
+    typer.echo(f"\n{decision.entitlement} ({explained.name}): {answer}{value}")
     of = "" if explained.request_units is None else f" for {explained.request_units}"
     refused = explained.refused_because
     answered = "granted" if refused is None else f"refused, {refused}"

@@ -26,6 +26,7 @@ __all__ = [
     "print_note",
     "print_table",
     "progress",
+    "shortened",
 ]
 
 FINDINGS = 1
@@ -36,6 +37,7 @@ UNAVAILABLE = 4
 """Exit status: the database, the brokers or the registry cannot be reached; the same command may succeed later."""
 
 _COLUMNS_UNLESS_TERMINAL = 160
+_SHOWN_CHARACTERS_MAX = 100
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -53,6 +55,11 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else _COLUMNS_UNLESS_TERMINAL).print(table)
+
+
+def shortened(text: str | None) -> str | None:
+    """The text, cut where it would fill the screen; `--json` prints all of it."""
+    return text if text is None or len(text) <= _SHOWN_CHARACTERS_MAX else text[:_SHOWN_CHARACTERS_MAX] + "..."
 
 
 def print_note(sentence: str) -> None:

@@ -91,6 +91,6 @@ def _judged(event: Event, fact: AssignmentFact, applied: Applied, *, is_kept: bo
 _REFUSED = {
     Outcome.WAITING: "is not known, expected one that was given; `customer explain` names those of a customer",
     Outcome.AWAITING_TRANSFER: "is of another customer, expected the one it was given to",
-    Outcome.CONTRADICTED: "has no units, expected a renewal without any",
+    Outcome.CONTRADICTED: "cannot have such units or such a value, expected a renewal without",
 }
 """What a topic may tell and a person may not."""

@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from ledger_worker.domain.access import picture
+from ledger_worker.domain.access import picture, value_in_force
 from ledger_worker.domain.catalogue import Catalogue, Entitlement
 from ledger_worker.domain.changes import CustomerPicture, EntitlementPicture
 from ledger_worker.domain.decided import CustomerHead
@@ -22,7 +22,7 @@ from ledger_worker.reports.allowing import Verdict, instants_ahead, judged
 from ledger_worker.reports.events import ExplainedSource, explained_sources
 from ledger_worker.reports.grants import ExplainedGrant, explained_grants, read_givers, read_grants
 from ledger_worker.reports.postings import ExplainedPosting, causes_of, last_postings
-from ledger_worker.reports.words import rule_words, upcoming_words
+from ledger_worker.reports.words import rule_words, upcoming_words, value_words
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
 from ledger_worker.store import pictures
@@ -44,6 +44,7 @@ class ExplainedUpcoming(msgspec.Struct, frozen=True, kw_only=True):
 class ExplainedEntitlement(msgspec.Struct, frozen=True, kw_only=True):
     """The decision about one entitlement and its grants in the order of burning, those that burn no more behind.
 
+    Those of a setting stand in the order in which their values count; `value_because` says why it has its value.
     `refused_because` is why a request for `request_units` (None: for access) would be refused now, None where it would
     not, `rule` by which rule that is so, and `would_allow` what
     would allow it where the answer is no: each way is enough. `upcoming` is what is known to happen anyway.
@@ -53,6 +54,7 @@ class ExplainedEntitlement(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     unit: str | None
     grants: tuple[ExplainedGrant, ...]
+    value_because: str | None
     request_units: int | None
     refused_because: str | None
     rule: str
@@ -149,13 +151,14 @@ class _Explaining:
         """The entitlement of that key, which is in the catalogue, and a request for so many units of it."""
         entitlement = self._catalogue.entitlements[key]
         book = self._opened.get(key) or Book(entitlement, Account(entitlement=key), ())
-        decision = picture(book)
+        decision, of_setting = picture(book), value_in_force(book)
         verdict = self._judged(book, decision, units)
         return ExplainedEntitlement(
             decision=decision,
             name=entitlement.name,
             unit=entitlement.unit,
             grants=tuple(self._grants(book)),
+            value_because=None if of_setting is None else value_words(of_setting, entitlement),
             request_units=verdict.units,
             refused_because=verdict.reason,
             rule=rule_words(decision, verdict.units, verdict.reason),
@@ -193,6 +196,7 @@ class _Coming(msgspec.Struct, frozen=True):
     at: datetime
     what: str
     units: int | None = None
+    value: msgspec.Raw = msgspec.Raw()
 
 
 _COMING = msgspec.json.Decoder(tuple[_Coming, ...])
@@ -200,5 +204,5 @@ _COMING = msgspec.json.Decoder(tuple[_Coming, ...])
 
 def _upcoming(decision: EntitlementPicture, entitlement: Entitlement) -> Iterable[ExplainedUpcoming]:
     for one in () if decision.upcoming is None else _COMING.decode(decision.upcoming):
-        words = upcoming_words(one.at, one.what, one.units, entitlement)
+        words = upcoming_words(one.at, one.what, one.units, bytes(one.value).decode() or None, entitlement)
         yield ExplainedUpcoming(at=one.at, what=one.what, words=words)

@@ -1,15 +1,17 @@
 """Grants for people: what each is by its terms, what it does now, and which event set it so."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, text
 
+from ledger_worker.domain.access import value_in_force
+from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.catalogue import Entitlement
 from ledger_worker.domain.decided import CustomerHead
-from ledger_worker.domain.ledger import Grant, GrantTerms, Origin, Phase
+from ledger_worker.domain.ledger import Grant, GrantTerms, Origin, Phase, value_precedence
 from ledger_worker.domain.settlement import Book
 from ledger_worker.reports.events import EventTold
 from ledger_worker.reports.words import (
@@ -18,6 +20,7 @@ from ledger_worker.reports.words import (
     grant_words,
     origin_words,
     precedence_words,
+    value_precedence_words,
     verdict_of,
 )
 
@@ -33,7 +36,8 @@ class ExplainedGrant(msgspec.Struct, frozen=True, kw_only=True):
     A child has a `parent`, and `comes_from` says where its units come from. `sku` is empty where a person gave it.
     `short` is over-allocation: what was taken back and could not be, because it was used. `burns_before_next_by` says
     by which rule it burns before the grant that stands next. `set_by` is the posting that last set its terms,
-    `catalogue_version` the catalogue by which, and `cause` the event.
+    `catalogue_version` the catalogue by which, and `cause` the event. `value` is that of a setting, as JSON text: it
+    counts before the next one's.
     """
 
     grant_id: UUID
@@ -59,6 +63,7 @@ class ExplainedGrant(msgspec.Struct, frozen=True, kw_only=True):
     revoked: int
     moved: int
     short: int
+    value: str | None
     cuts: tuple[str, ...]
     burns_before_next_by: str | None
     set_by: int
@@ -126,7 +131,9 @@ def explained_grants(
 
     `causes` are the catalogue's version and the event of each posting that set terms.
     """
-    order = [grant.terms.grant_id for grant in book.active]
+    of_setting = value_in_force(book)
+    active = sorted(book.active, key=_by_value) if of_setting is not None else book.active
+    order = [grant.terms.grant_id for grant in active]
     coming = [grant for grant in grants.values() if grant.phase is Phase.PENDING]
     over = [grant for grant in grants.values() if grant.phase in {Phase.ENDED, Phase.ENDING}]
     void = [grant for grant in grants.values() if grant.phase is Phase.VOID]
@@ -136,13 +143,22 @@ def explained_grants(
     burning = [grants[grant_id] for grant_id in order if grant_id in grants]
     following = [*burning[1:], None]
     for place, grant in enumerate((*burning, *coming, *over, *void)):
-        verdict = verdict_of(grant, as_of)
+        verdict = verdict_of(grant, as_of, of_setting)
         if verdict is GrantVerdict.BURNING_NEXT and is_next_found:
             verdict = GrantVerdict.BURNING_LATER
         is_next_found = is_next_found or verdict is GrantVerdict.BURNING_NEXT
         after = following[place] if place < len(burning) else None
         words = grant_words(grant, verdict, book.entitlement, as_of)
         yield _explained_grant(grant, verdict, words, after, book.entitlement, givers, causes.get(grant.set_by))
+
+
+def _by_value(grant: BookedGrant) -> tuple[int, timedelta, timedelta, bytes]:
+    return value_precedence(grant.terms)
+
+
+def _before_words(terms: GrantTerms, after: GrantTerms) -> str:
+    words = precedence_words if terms.value is None else value_precedence_words
+    return words(terms, after)
 
 
 def _end_of(grant: Grant) -> datetime:
@@ -183,8 +199,9 @@ def _explained_grant(
         revoked=grant.revoked,
         moved=grant.moved,
         short=grant.short,
+        value=terms.value,
         cuts=tuple(cut_words(cut, entitlement) for cut in terms.cuts),
-        burns_before_next_by=None if after is None else precedence_words(terms, after.terms),
+        burns_before_next_by=None if after is None else _before_words(terms, after.terms),
         set_by=grant.set_by,
         catalogue_version=None if cause is None else cause[0],
         cause=None if cause is None else cause[1],

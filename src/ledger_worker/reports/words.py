@@ -8,13 +8,14 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from ledger_worker.domain.access import AccessReason
+from ledger_worker.domain.access import AccessReason, Resolved
 from ledger_worker.domain.catalogue import Entitlement, EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase, precedence
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.places import is_open, is_suspended
 from ledger_worker.domain.requests import RequestReason
+from ledger_worker.domain.values import MergePolicy
 
 __all__ = [
     "GrantVerdict",
@@ -31,6 +32,8 @@ __all__ = [
     "units_words",
     "upcoming_words",
     "usage_words",
+    "value_precedence_words",
+    "value_words",
     "verdict_of",
 ]
 
@@ -45,6 +48,10 @@ class GrantVerdict(StrEnum):
     """It is there for what another grant leaves, and that left nothing."""
     ENDED = "ended"
     SUSPENDED = "suspended"
+    DECIDES = "decides"
+    """Its value of a setting is the one that counts, or is in it."""
+    YIELDS = "yields"
+    """It is in force, and its value is not the one that counts."""
     IN_FORCE = "in_force"
     """It gives access, or units without a limit."""
     REVOKED = "revoked"
@@ -56,8 +63,8 @@ class GrantVerdict(StrEnum):
     """It has units, which others are burnt before."""
 
 
-def verdict_of(grant: Grant, as_of: datetime) -> GrantVerdict:
-    """What the grant does at `as_of`, where nothing burns before it."""
+def verdict_of(grant: Grant, as_of: datetime, of_setting: Resolved | None = None) -> GrantVerdict:
+    """What the grant does at `as_of`, where nothing burns before it; `of_setting` is what decides a value then."""
     if grant.phase is Phase.VOID:
         return GrantVerdict.VOID
     if grant.phase is Phase.PENDING:
@@ -68,6 +75,8 @@ def verdict_of(grant: Grant, as_of: datetime) -> GrantVerdict:
         return GrantVerdict.ENDED
     if is_suspended(grant.terms, as_of):
         return GrantVerdict.SUSPENDED
+    if of_setting is not None:
+        return GrantVerdict.DECIDES if grant.terms.grant_id in of_setting.deciding else GrantVerdict.YIELDS
     if grant.terms.amount is None:
         return GrantVerdict.IN_FORCE
     if grant.available:
@@ -86,6 +95,8 @@ def grant_words(grant: Grant, verdict: GrantVerdict, entitlement: Entitlement, a
         GrantVerdict.NOTHING_RECEIVED: "nothing was left for it",
         GrantVerdict.ENDED: f"ended at {instant_words(terms.expires_at or terms.effective_at)}",
         GrantVerdict.SUSPENDED: f"suspended by {_suspension_words(terms, as_of)}",
+        GrantVerdict.DECIDES: f"in force {until}, its value counts",
+        GrantVerdict.YIELDS: f"in force {until}, its value does not count now",
         GrantVerdict.IN_FORCE: f"in force {until}",
         GrantVerdict.REVOKED: f"revoked by {causes}" if causes else "revoked",
         GrantVerdict.USED_UP: f"used up, {until}",
@@ -157,9 +168,37 @@ def cut_words(cut: Cut, entitlement: Entitlement) -> str:
     return f"{cut.cut_id} asks for up to {units_words(cut.units, entitlement)} at {at} ({cut.policy}){beyond}"
 
 
-def upcoming_words(at: datetime, what: str, units: int | None, entitlement: Entitlement) -> str:
-    """What is known to happen, from the closed list of a picture's `upcoming`."""
+def value_words(of_setting: Resolved, entitlement: Entitlement) -> str:
+    """Why the value of a setting is the one it is: of which grant, and what decided; or how it was merged."""
+    if entitlement.merge is None:
+        first, *others = of_setting.grants
+        return f"of {name_of(first)}, {value_precedence_words(first, others[0]) if others else 'the only one in force'}"
+    count = len(of_setting.grants)
+    if count == 1:
+        return f"of {name_of(of_setting.grants[0])}, the only one in force"
+    return {
+        MergePolicy.MAX: f"the largest of {count} in force",
+        MergePolicy.MIN: f"the smallest of {count} in force",
+        MergePolicy.UNION: f"the elements of all {count} in force",
+        MergePolicy.ANY: f"true where any of {count} in force is",
+    }[entitlement.merge]
+
+
+def value_precedence_words(first: GrantTerms, second: GrantTerms) -> str:
+    """By what the value of one grant of a setting counts and not that of the next."""
+    if first.priority != second.priority:
+        return f"by priority {first.priority} before {second.priority}"
+    if first.effective_at != second.effective_at:
+        return f"which began later, at {instant_words(first.effective_at)}"
+    if first.expires_at != second.expires_at:
+        return "which ends later" if first.expires_at else "which never ends"
+    return "by the order of their ids"
+
+
+def upcoming_words(at: datetime, what: str, units: int | None, value: str | None, entitlement: Entitlement) -> str:
+    """What is known to happen, from the closed list of a picture's `upcoming`; `value` is JSON text."""
     of = "" if units is None else f" of {units_words(units, entitlement)}"
+    of = of if value is None else f" with the value {value}"
     words = {
         "begins": f"a grant{of} begins",
         "suspended": "a grant is suspended",
