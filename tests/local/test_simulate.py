@@ -11,6 +11,7 @@ from ledger_worker.domain.catalogue import (
     Catalogue,
     Clock,
     DebtPolicy,
+    EntitlementType,
     LimitPolicy,
     OnCancel,
     OnChange,
@@ -51,6 +52,7 @@ from ledger_worker.domain.events import (
 )
 from ledger_worker.domain.impossible import problem
 from ledger_worker.domain.outcomes import DeadLetterReason
+from ledger_worker.domain.values import MergePolicy
 from ledger_worker.errors import BadBytesError
 from ledger_worker.local.simulator.shop import ADD_ONS, MONTHLY, PACKS, UNKNOWN_SKU, WEEKLY, WITHOUT_PERIOD
 from ledger_worker.local.simulator.simulate import CATALOGUE_FILE, Simulation, simulate
@@ -305,7 +307,7 @@ def test_the_shop_sells_what_the_catalogue_defines_and_one_thing_that_it_does_no
 
 @pytest.mark.parametrize(
     "policy",
-    [LimitPolicy, DebtPolicy, OveragePolicy, RefundPolicy, OnCancel, OnChange, Clock, ReturnAfterEnd],
+    [LimitPolicy, DebtPolicy, OveragePolicy, RefundPolicy, OnCancel, OnChange, Clock, ReturnAfterEnd, MergePolicy],
 )
 def test_the_catalogue_uses_every_policy(policy: type[StrEnum]) -> None:
     definitions = definitions_of_toml(CATALOGUE_FILE.read_text(encoding="utf-8"))
@@ -325,3 +327,12 @@ def test_the_catalogue_rolls_over_gives_grace_and_gives_back_the_time_of_dispute
     assert any(one.extend_on_won for one in allowances)
     assert any(one.units is None and one.entitlement == "exports" for one in allowances)
     assert any(one.lasts == "forever" for one in allowances)
+
+
+def test_a_setting_without_a_merge_is_given_by_products_of_different_priority() -> None:
+    definitions = definitions_of_toml(CATALOGUE_FILE.read_text(encoding="utf-8"))
+    settings = {one.key for one in definitions.entitlements if one.type is EntitlementType.SETTING and not one.merge}
+    allowances = [one for offer in definitions.offers for one in offer.allowances if one.entitlement in settings]
+
+    assert len({one.priority for one in allowances}) > 1
+    assert len({one.value for one in allowances}) > 2

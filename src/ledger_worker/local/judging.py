@@ -233,7 +233,7 @@ def _in_words(found: Comparison) -> list[str]:
 def _print_explanation(console: Console, found: Explanation) -> None:
     console.print(f"One customer, {found.customer_id}, as of {found.as_of:%Y-%m-%d %H:%M:%S}Z:")
     table = Table(
-        "entitlement", "allowed", "limit", "used", "left", "overage", "debt", "grants, in the order of burning"
+        "entitlement", "allowed", "value", "limit", "used", "left", "overage", "debt", "grants, in the order of burning"
     )
     for each in found.entitlements:
         decision = each.decision
@@ -241,6 +241,7 @@ def _print_explanation(console: Console, found: Explanation) -> None:
         table.add_row(
             each.name,
             "yes" if decision.allowed else f"no, {decision.reason.replace('_', ' ')}",
+            decision.value or "",
             *("" if count is None else f"{count:,}" for count in counts),
             "\n".join(f"{grant.sku}: {grant.words}" for grant in each.grants),
         )
