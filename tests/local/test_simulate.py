@@ -335,4 +335,4 @@ def test_a_setting_without_a_merge_is_given_by_products_of_different_priority() 
     allowances = [one for offer in definitions.offers for one in offer.allowances if one.entitlement in settings]
 
     assert len({one.priority for one in allowances}) > 1
-    assert len({one.value for one in allowances}) > 2
+    assert len({one.value for one in allowances}) > 1

@@ -67,7 +67,7 @@ def picture(book: Book) -> EntitlementPicture:
     reason = _reason(book, force)
     has_units = entitlement.type is EntitlementType.QUOTA
     has_limit = has_units and not force.is_unlimited
-    of_setting = resolved(entitlement, force.valued)
+    of_setting = resolved(entitlement, force.valued) if force.valued else None
     return EntitlementPicture(
         entitlement=entitlement.key,
         entitlement_version=entitlement.version,
