@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import Engine
 
@@ -14,6 +15,8 @@ from ledger_worker.domain.events import (
     CustomersMerged,
     Event,
     Fact,
+    PurchaseCompleted,
+    PurchaseLine,
     PurchaseRefunded,
     PurchaseTransferred,
     UsageRecorded,
@@ -156,6 +159,24 @@ def test_a_ledger_that_read_the_topics_in_any_race_holds_the_truth(engine: Engin
     assert compared.differing == ()
     assert compared.customers >= 60
     assert {(one.customer_id, one.field) for one in differing} >= {(customer_id, "usage")}
+
+
+def test_a_value_that_the_ledger_has_otherwise_differs(engine: Engine) -> None:
+    pass_bought, taster_bought = (
+        PurchaseCompleted(order_id="o", lines=(PurchaseLine(line_id="l", sku=sku, quantity=1),))
+        for sku in ("video-pass", "team-taster")
+    )
+    sold = msgspec.structs.replace(told("a", pass_bought), occurred_at=datetime.now(UTC) - timedelta(hours=1))
+    should_have_been = msgspec.structs.replace(sold, fact=taster_bought)
+    batch = Batch(deliveries=(Delivery(event=sold),))
+    apply_batch(engine, batch, Catalogues(), Stages(Metrics(CollectorRegistry())))
+
+    with engine.connect() as connection:
+        equal, compared = (compare(connection, (event,)) for event in (sold, should_have_been))
+
+    assert equal.differing == ()
+    values = [(one.entitlement, one.booked, one.expected) for one in compared.differing if one.field == "value"]
+    assert values == [("player-beta", "true", "false")]
 
 
 def _without_a_usage(history: Sequence[Event]) -> tuple[list[Event], str]:

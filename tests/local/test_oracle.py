@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
@@ -55,10 +56,11 @@ from ledger_worker.domain.events import (
     SubscriptionTrialStarted,
     UsageReversed,
 )
+from ledger_worker.domain.values import JsonText, MergePolicy
 from ledger_worker.local.oracle.terms import Given, given
 from ledger_worker.local.oracle.units import Outcome, outcomes
 from tests.domain.histories import START, TICK, history_of, world_of
-from tests.domain.telling import activated, bought, cancelled, day, item, line, refunded, renewed, told, used
+from tests.domain.telling import activated, assigned, bought, cancelled, day, item, line, refunded, renewed, told, used
 
 NAMES = UUID("6a1f2e2c-8e0b-4b8e-9a53-0c6d1f1f7a11")
 S1 = "s1"
@@ -767,6 +769,48 @@ def test_after_a_merge_everything_is_of_the_new_customer() -> None:
     ada, bob = (come_to(offered, lived, day(5), customer) for customer in ("ada", "bob"))
     assert (ada.usage, ada.debt) == (0, 0)
     assert (bob.usage, bob.debt, bob.limit) == (5, 5, 0)
+
+
+# -- settings
+
+
+SIZE = Entitlement(key="api", name="size", type=EntitlementType.SETTING, version=1)
+
+
+@pytest.mark.parametrize(
+    ("merge", "given_by_hand", "value"),
+    [
+        (None, ({"value": "a"}, {"value": "b", "priority": 99}), '"b"'),
+        (None, ({"value": "a", "at": day(2)}, {"value": "b", "at": day(1)}), '"a"'),
+        (None, ({"value": "a", "until": day(9)}, {"value": "b", "until": day(8)}), '"a"'),
+        (None, ({"value": "a", "until": day(9)}, {"value": {"b": 1, "a": []}}), '{"a":[],"b":1}'),
+        (MergePolicy.MAX, ({"value": 9, "priority": 1}, {"value": 10}), "10"),
+        (MergePolicy.MIN, ({"value": 9}, {"value": 10}), "9"),
+        (MergePolicy.ANY, ({"value": True}, {"value": False, "priority": 1}), "true"),
+        (MergePolicy.UNION, ({"value": ["b", 1, True]}, {"value": [10, 9, "b"]}), '[1,9,10,"b",true]'),
+    ],
+)
+def test_of_several_values_one_counts_or_they_are_merged(
+    merge: MergePolicy | None, given_by_hand: Sequence[dict[str, Any]], value: str
+) -> None:
+    offered = catalogue(msgspec.structs.replace(SIZE, merge=merge))
+    acts = [
+        told(f"e{place}", day(2), assigned(None, one.pop("at", day(1)), assignment=f"a{place}", **one))
+        for place, one in enumerate(map(dict, given_by_hand))
+    ]
+
+    assert come_to(offered, acts, day(5)).value == value
+    assert come_to(offered, acts[::-1], day(5)).value == value
+
+
+def test_a_value_is_there_while_its_grant_is_in_force_and_ends_with_all_of_the_money() -> None:
+    offered = catalogue(SIZE, offer("pack", gives(None, value=JsonText("5"), lasts="P9D")))
+    lived = facts((day(1), bought(line(amount=100))), (day(3), refunded("r1", amount=99)), (day(5), refunded("r2")))
+
+    values = [come_to(offered, lived[:count], at).value for count, at in ((1, day(9)), (1, day(10)), (2, day(4)))]
+
+    assert values == ["5", None, "5"]
+    assert come_to(offered, lived, day(5)).value is None
 
 
 # -- any life
