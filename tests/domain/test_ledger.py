@@ -17,6 +17,7 @@ from ledger_worker.domain.ledger import (
     posting_hash,
     precedence,
 )
+from ledger_worker.domain.values import JsonText
 from tests.domain.telling import day
 
 GRANT = UUID(int=1)
@@ -34,6 +35,7 @@ TERMS = GrantTerms(
     expires_at=day(31),
     cuts=(Cut(cut_id="refund/r1", at=day(5), units=4, policy=CutPolicy.UNUSED_ONLY),),
 )
+VALUED = msgspec.structs.replace(TERMS, value=JsonText("5"))
 ENTRIES = (
     Entry(entitlement="api", line=Line(Kind.GRANTED, day(1), GRANT, None, None, 10), terms=TERMS),
     Entry(entitlement="api", line=Line(Kind.BURN, day(2), GRANT, UUID(int=7), None, 3)),
@@ -89,6 +91,7 @@ def test_a_posting_is_known_by_these_bytes() -> None:
         {"entries": ENTRIES[:1]},
         {"entries": ENTRIES[::-1]},
         {"entries": (msgspec.structs.replace(ENTRIES[0], terms=None), ENTRIES[1])},
+        {"entries": (msgspec.structs.replace(ENTRIES[0], terms=VALUED), ENTRIES[1])},
         {"entries": (ENTRIES[0], msgspec.structs.replace(ENTRIES[1], entitlement="sms"))},
     ],
 )

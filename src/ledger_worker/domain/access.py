@@ -154,6 +154,7 @@ def quiet_units(book: Book) -> int | None:
 
 _COUNT_MAX = 2**63 - 1
 _UPCOMING_MAX = 10
+_UPCOMING_VALUE_BYTES_MAX = 256
 _UPCOMING = {"begin": "begins", "suspend": "suspended", "lift": "lifted", "cut": "cut"}
 _STATE = {
     AccessReason.ALLOWED: "active",
@@ -188,7 +189,7 @@ class _Force(msgspec.Struct):
     overage: int = 0
     causes: tuple[str, ...] = ()
     short: int = 0
-    valued: tuple[GrantTerms, ...] = ()
+    valued: list[GrantTerms] = []
 
 
 def _counted(units: int) -> int:
@@ -208,7 +209,7 @@ def _in_force(book: Book) -> _Force:
             continue
         force.grants += 1
         if terms.value is not None:
-            force.valued += (terms,)
+            force.valued.append(terms)
         force.is_unlimited = force.is_unlimited or terms.amount is None
         force.is_revoked = force.is_revoked and 0 < grant.granted == grant.revoked
         force.granted += grant.granted
@@ -249,7 +250,11 @@ def _upcoming(book: Book) -> str | None:
         one: dict[str, object] = {"at": transition.place[0], "what": what}
         if transition.kind == "begin" and terms.amount is not None:
             one["units"] = terms.amount
-        if transition.kind == "begin" and terms.value is not None:
+        if (
+            transition.kind == "begin"
+            and terms.value is not None
+            and len(terms.value.encode()) <= _UPCOMING_VALUE_BYTES_MAX
+        ):
             one["value"] = msgspec.Raw(terms.value.encode())
         shown.append(one)
     return msgspec.json.encode(shown[:_UPCOMING_MAX]).decode() if shown else None

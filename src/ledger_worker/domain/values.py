@@ -33,7 +33,7 @@ JsonText = NewType("JsonText", str)
 
 VALUE_BYTES_MAX = 4096
 """Most bytes of one value in canonical form."""
-MERGED_BYTES_MAX = 16_384
+MERGED_BYTES_MAX = 8192
 """Most bytes of the union of several values."""
 DEPTH_MAX = 8
 """How many lists and objects may be within each other."""

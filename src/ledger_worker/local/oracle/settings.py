@@ -8,7 +8,7 @@ from typing import Any
 from ledger_worker.domain.catalogue import Entitlement, EntitlementType
 from ledger_worker.local.oracle.given import Given
 
-UNION_BYTES = 16_384
+UNION_BYTES = 8192
 
 
 def value_at(entitlement: Entitlement, in_force: Sequence[Given]) -> str | None:
