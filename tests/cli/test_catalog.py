@@ -214,6 +214,18 @@ def ledger(database_url: str) -> Iterator[Ledger]:
     made.close()
 
 
+def test_what_has_no_setting_is_stored_as_an_earlier_release_reads_it(command: Command, ledger: Ledger) -> None:
+    command("catalog", "apply", "-", stdin=SMALL)
+    command("catalog", "apply", "-", stdin=SETTING.replace('"pack"', '"other"'))
+
+    definitions = "SELECT key, definition ? 'merge' FROM entitlement ORDER BY 1"
+    allowances = "SELECT sku, definition -> 'allowances' -> 0 ->> 'value' FROM offer ORDER BY 1"
+    named = "SELECT sku FROM offer WHERE definition -> 'allowances' -> 0 ? 'value'"
+    assert ledger.rows(definitions) == [("exports", False), ("limits", False)]
+    assert ledger.rows(allowances) == [("other", '{"regions":["eu"],"rows":100}'), ("pack", None)]
+    assert ledger.rows(named) == [("other",)]
+
+
 def test_a_dry_run_lists_whose_value_changes(command: Command, ledger: Ledger) -> None:
     command("catalog", "apply", "-", stdin=SETTING)
     sold(ledger, 1)
