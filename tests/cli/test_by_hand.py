@@ -155,7 +155,9 @@ def test_a_value_is_given_renewed_shown_explained_and_proven(by_hand: Command) -
     assert "4096" in by_hand("customer", "show", "ada").output
     explained = by_hand("customer", "explain", "ada").output
     assert "upload-megabytes (Largest upload): allowed, value 4096: the largest of 3 in force" in explained
-    assert "its value does not count now" in explained
+    (as_json,) = by_hand("customer", "explain", "ada", "--json").json["entitlements"]
+    assert sorted(each["verdict"] for each in as_json["grants"]) == ["decides", "yields", "yields"]
+    assert sum("its value does not count now" in each["words"] for each in as_json["grants"]) == 2
     assert by_hand("ledger", "verify").status == 0
 
 
