@@ -112,7 +112,8 @@ def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
         book = Book(world.catalogue.entitlements[entitlement], account, (), history)
         book.leaves_at = None if life.head.merge is None else life.head.merge.at
         # What is due at the instant of an event is recorded just before it, also of a customer it changed nothing of.
-        recorded_at = life.head.recorded_at or AFTER_ALL
+        recorded = [one.head.recorded_at for one in world.customers.values() if one.head.recorded_at is not None]
+        recorded_at = life.head.recorded_at or max(recorded, default=AFTER_ALL)
         until = max(recorded_at, account.settled_at or recorded_at)
         lines = book._settle_again((until, "9"))  # noqa: SLF001 -- the run itself
         assert lines == []

@@ -26,6 +26,7 @@ from tests.domain.telling import (
     dispute_opened,
     gives,
     hold,
+    item,
     line,
     merged,
     offer,
@@ -420,3 +421,52 @@ def test_a_time_that_cannot_be_is_impossible(seconds: int) -> None:
     assert said is not None
     assert said.endswith(f"expected 1 to {HOLD_SECONDS_MAX}")
     assert judge(hold(1, seconds=HOLD_SECONDS_MAX)) is None
+
+
+# -- what once went wrong
+
+
+def test_released_units_roll_over_within_the_cap_that_a_sibling_which_is_over_shares() -> None:
+    allowance = gives(10, rollover_units=4, rollover_times=2, leeway_seconds=0)
+    life = Told(catalogue(quota(), offer("plan", allowance)))
+    life.tell(day(1), activated(day(1), day(9), item()))
+    life.tell(day(2), quantity_changed(2, day(2)))
+    for key, units in (("h", 8), ("hx", 2), ("h2", 7)):
+        life.ask(day(3), hold(units, key, seconds=29 * DAY))
+    life.ask(day(8), release("hx", key="rx"))
+    life.tell(day(9), renewed(day(9), day(17), item(quantity=2)))
+    life.ask(day(10), hold(2, "h3", seconds=29 * DAY))
+    life.ask(day(10), hold(2, "h4", seconds=29 * DAY))
+    life.ask(day(11), release("h3", key="r3"))
+    life.pass_to(day(18))
+
+    life.ask(day(18, 1), release("h2", key="r2"))
+
+    children = [one for one in life.world.customers["ada"].grants.values() if one.terms.parent is not None]
+    assert sum(one.granted for one in children) == 8
+
+
+def test_a_cut_waits_no_longer_than_something_of_its_grant_is_held() -> None:
+    life = Told(catalogue(quota(), offer("pack", gives(10, lasts="P9D")), offer("big", gives(10, lasts="forever"))))
+    life.tell(day(1), bought())
+    life.tell(day(1, 1), bought(line("big"), order="o2"))
+    life.tell(day(2), used(5))
+    life.ask(day(3), hold(1, "x"))
+    life.tell(day(4), refunded())
+    life.ask(day(5), hold(8, "y"))
+    life.ask(day(6), release("x", key="rx"))
+
+    assert life.world.customers["ada"].accounts["api"].claims == ()
+    life.pass_to(day(11))
+    life.ask(day(12), release("y", key="ry"))
+    assert {one.phase.value for one in life.world.customers["ada"].grants.values()} == {"ended", "active"}
+
+
+def test_what_was_reversed_before_it_was_confirmed_is_no_overage_in_the_answer(life: Told) -> None:
+    life.ask(day(6), hold(5))
+    life.world.tell((told("v", day(6, 1), usage_reversed("api@h", 3), source="request/shop"), day(6, 1)))
+
+    answer = life.ask(day(7), confirm())
+
+    assert [(one.grant_id is None, one.units) for one in answer.items[0].covered] == [(False, 2)]
+    assert life.units(day(7, 1)) == (8, 0, 2, 0)

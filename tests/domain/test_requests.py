@@ -68,9 +68,11 @@ def hold_every_claim(number: int) -> None:
         late = max(one.recorded_at for one in world.inbox.values()) + timedelta(days=1)
         counted_at = {one.event: one.counted_at or one.event.occurred_at for one in world.inbox.values()}
         events = kept_events(world)
-        holds = [event for event in events if isinstance(event.fact, HoldFact)]
-        # A hold ends after it was taken in every world; all else may be told in any order.
-        for event in (*holds, *(event for event in reversed(events) if not isinstance(event.fact, HoldFact))):
+        # A hold ends after it was taken, and before it expires, in every world; all else may be told in any order.
+        for one in tuple(world.inbox.values()):
+            if isinstance(one.event.fact, HoldFact):
+                again.tell((one.event, one.recorded_at))
+        for event in (event for event in reversed(events) if not isinstance(event.fact, HoldFact)):
             # What was dated ahead counted when it was told, perhaps before a request that was decided meanwhile.
             again.tell((msgspec.structs.replace(event, occurred_at=counted_at[event]), late))
         assert comes_to(again, AFTER_ALL) == comes_to(world, AFTER_ALL)

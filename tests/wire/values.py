@@ -13,6 +13,7 @@ from ledger_worker.domain.events import (
     UNITS_MAX,
     Event,
     Fact,
+    HoldFact,
     OwnFact,
     PurchaseLine,
     PurchaseRefunded,
@@ -24,7 +25,9 @@ from ledger_worker.wire.encode import DeadLetterReference
 from ledger_worker.wire.schemas import RECORD_TYPES, newest, schemas_directory, shipped
 
 EXAMPLES = [(record_type, version.version) for record_type in RECORD_TYPES for version in shipped()[record_type]]
-FACT_TYPES: Mapping[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact) if kind not in get_args(OwnFact)}
+FACT_TYPES: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in get_args(Fact) if kind not in get_args(OwnFact | HoldFact)
+}
 """Every type of fact that somebody tells the ledger, by its name."""
 
 

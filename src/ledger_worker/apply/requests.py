@@ -29,9 +29,9 @@ from ledger_worker.domain.requests import (
     RequestReason,
     end_event,
     granted_event,
-    granted_of,
     judge,
     refused_answer,
+    refused_of,
     request_hash,
 )
 from ledger_worker.errors import BrokenInvariantError
@@ -240,5 +240,5 @@ def _may_be_told(
 
 def _as_if_granted(request: Request, now: datetime) -> Answer:
     """What a request of the same batch comes to at most: it names what an end of its hold is about."""
-    items = tuple(granted_of(item, item.units, None, (), None) for item in request.items)
+    items = tuple(msgspec.structs.replace(refused_of(item, None, None), granted=item.units) for item in request.items)
     return msgspec.structs.replace(refused_answer(request, RequestReason.EXHAUSTED, "", now), items=items)

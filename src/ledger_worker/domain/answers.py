@@ -20,7 +20,6 @@ from ledger_worker.domain.decide import Decision
 from ledger_worker.domain.decided import Decided, Loaded, NeedsHistory, TooManyDue, told_of
 from ledger_worker.domain.events import HoldFact, HoldTaken, UsageRecorded
 from ledger_worker.domain.holds import HOLDS_MAX
-from ledger_worker.domain.ledger import Entry
 from ledger_worker.domain.owners import goes_on_as
 from ledger_worker.domain.requests import (
     Answer,
@@ -35,7 +34,9 @@ from ledger_worker.domain.requests import (
     grantable,
     granted_event,
     granted_of,
+    held_of,
     hold_key_of,
+    refused_of,
     sentence_of,
 )
 from ledger_worker.domain.side import Side
@@ -100,10 +101,10 @@ class _Answering:
     def _give(self, request: Request, own: Side, now: datetime) -> Answer:
         user = self._user(request.customer_id, now)
         judged = [(item, *self._grantable(user, item, request)) for item in request.items]
-        refused = [granted_of(item, 0, reason, (), shown) for item, units, reason, shown in judged if not units]
+        refused = [refused_of(item, reason, shown) for item, units, reason, shown in judged if not units]
         is_granted = len(refused) < len(judged) if request.up_to else not refused
         if not is_granted:
-            items = tuple(granted_of(item, 0, reason, (), shown) for item, _, reason, shown in judged)
+            items = tuple(refused_of(item, reason, shown) for item, _, reason, shown in judged)
             answered = _answer(request, user, now, items)
             return msgspec.structs.replace(
                 answered, is_granted=False, reason=refused[0].reason, message=sentence_of(refused)
@@ -113,7 +114,7 @@ class _Answering:
         items_of: list[Granted] = []
         for item, units, reason, shown in judged:
             if not units:
-                items_of.append(granted_of(item, 0, reason, (), shown))
+                items_of.append(refused_of(item, reason, shown))
                 continue
             now = _behind(own, now)
             fact: UsageRecorded | HoldTaken = (
@@ -123,10 +124,11 @@ class _Answering:
             )
             told = told_of(granted_event(request, fact, decided_at), now)
             if isinstance(fact, HoldTaken):
-                entries: Sequence[Entry] = self.decision.hold(None, told, fact, now)
+                entries = self.decision.hold(None, told, fact, now)
+                items_of.append(held_of(item, units, entries, told.key, user.shown(item.entitlement)))
             else:
                 entries = self.decision.use(None, told, fact, now)
-            items_of.append(granted_of(item, units, None, entries, user.shown(item.entitlement)))
+                items_of.append(granted_of(item, units, entries, told.key, user.shown(item.entitlement)))
         return msgspec.structs.replace(_answer(request, user, now, tuple(items_of)), expires_at=expires_at)
 
     def _grantable(self, side: Side, item: Item, request: Request) -> tuple[int, str | None, EntitlementPicture | None]:
@@ -172,7 +174,7 @@ class _Answering:
             fact = told.event.fact
             entries = self.decision.hold(None, told, fact, now) if isinstance(fact, HoldFact) else []
             item = Item(entitlement=name, units=units)
-            items.append(granted_of(item, units, None, entries, user.shown(name)))
+            items.append(granted_of(item, units, entries, hold_key_of(held, name), user.shown(name)))
         return _answer(asked, user, now, tuple(items))
 
     def _user(self, customer_id: str, now: datetime) -> Side:

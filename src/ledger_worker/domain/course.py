@@ -441,7 +441,8 @@ class Course:
         if terms.rollover_max is None:
             return [self._move(Kind.MOVE, at, grant, grant.available, None, f"to/{terms.rolls_into}")]
         child = self.grants.get(terms.rolls_into)
-        if child is None or (child.phase is Phase.ENDED and not self._knows_all_grants):
+        if child is None or (child.phase in {Phase.ENDED, Phase.ENDING} and not self._knows_all_grants):
+            # Its siblings may be over, and count for the cap.
             raise HistoryNeeded(self.entitlement.key, self.customer_id)
         siblings = sum(other.granted for other in self.grants.values() if are_siblings(other.terms, child.terms))
         units = min(grant.available, terms.rollover_max - siblings)
@@ -730,9 +731,21 @@ class Course:
         for grant, _ in reserved:
             lines += self._come_back(grant, at)
         self.released_at = at
-        if not self.holds:
-            self.claims = []
+        self._drop_claims()
         return lines
+
+    def _drop_claims(self) -> None:
+        """A claim of whose grant, and of its children, nothing is held any more is over."""
+        if not self.claims:
+            return
+        held: set[UUID] = set()
+        for grant in self.grants.values():
+            if grant.held:
+                held.update(self._ancestors(grant))
+        over = [claim for claim in self.claims if claim.grant_id not in held]
+        if over:
+            self.claims = [claim for claim in self.claims if claim.grant_id in held]
+            self.touched.update(claim.grant_id for claim in over)
 
     def _come_back(self, grant: BookedGrant, at: datetime) -> list[Line]:
         """Units that are available again go to cuts that found them held; those of an ended grant where others went."""

@@ -240,7 +240,7 @@ class Reversal(msgspec.Struct, frozen=True, kw_only=True):
     tie: str
 
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Hold(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Units reserved from `at` on, up to `ended_at`, or where it expires; then `confirmed` of them are used.
 
     `hold_key` is the inbox key of its taking; what is confirmed is usage under that key. `tie` orders it among usage of
@@ -261,7 +261,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.expires_at if self.ended_at is None else self.ended_at
 
 
-class OpenHold(msgspec.Struct, frozen=True):
+class OpenHold(msgspec.Struct, frozen=True, array_like=True):
     """A hold where the book stands between its taking and its end, and how many units it reserves in which grants.
 
     Of its end only where it expires. The grants are in the order in which they burn. What it does not reserve was taken
@@ -277,7 +277,7 @@ class OpenHold(msgspec.Struct, frozen=True):
         return self.hold.units - sum(units for _, units in self.parts)
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True):
     """Units that the cut `cut_id` of a grant found held, of it or its children: released, they go to the cut first.
 
     `is_short` says that they count as the grant's over-allocation until then.

@@ -50,9 +50,11 @@ __all__ = [
     "grantable",
     "granted_event",
     "granted_of",
+    "held_of",
     "hold_key_of",
     "judge",
     "refused_answer",
+    "refused_of",
     "request_hash",
     "sentence_of",
 ]
@@ -297,22 +299,42 @@ def _event_id(entitlement: str, key: str) -> str:
 
 
 def granted_of(
-    item: Item, units: int, reason: str | None, entries: Iterable[Entry], decision: EntitlementPicture | None
+    item: Item, units: int, entries: Iterable[Entry], usage_key: UUID, decision: EntitlementPicture | None
 ) -> Granted:
-    """What became of an item, by the entries that it booked: what a hold does not cover is not booked yet."""
+    """What became of an item that was granted, by the entries that it booked under its inbox key.
+
+    What was told to be reversed of it before is covered by nothing, and no overage.
+    """
     covered: dict[UUID | None, int] = {}
     for entry in entries:
-        if entry.line.kind in _GIVING:
-            covered[entry.line.grant_id] = covered.get(entry.line.grant_id, 0) + entry.line.units
-    if sum(covered.values()) < units:
-        covered[None] = units - sum(covered.values())
+        line = entry.line
+        if line.usage_key == usage_key and line.kind in _GIVING:
+            covered[line.grant_id] = covered.get(line.grant_id, 0) + line.units
     return Granted(
         entitlement=item.entitlement,
         asked=item.units,
         granted=units,
-        reason=reason,
+        reason=None,
         covered=tuple(Covered(grant_id=grant_id, units=of_it) for grant_id, of_it in covered.items()),
         decision=decision,
+    )
+
+
+def held_of(
+    item: Item, units: int, entries: Iterable[Entry], usage_key: UUID, decision: EntitlementPicture | None
+) -> Granted:
+    """What became of an item that is held: what no grant reserves is not booked, and overage once it is confirmed."""
+    found = granted_of(item, units, entries, usage_key, decision)
+    lacking = units - sum(one.units for one in found.covered)
+    if not lacking:
+        return found
+    return msgspec.structs.replace(found, covered=(*found.covered, Covered(grant_id=None, units=lacking)))
+
+
+def refused_of(item: Item, reason: str | None, decision: EntitlementPicture | None) -> Granted:
+    """What became of an item of which nothing is granted."""
+    return Granted(
+        entitlement=item.entitlement, asked=item.units, granted=0, reason=reason, covered=(), decision=decision
     )
 
 

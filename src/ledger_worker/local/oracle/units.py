@@ -271,7 +271,7 @@ class Walk:
         terms = made.grant
         parent = self.grants[terms.parent] if terms.parent else None
         grant = self.grants[terms.name] = Held(made=made, parent=parent)
-        grant.free = [Unit() for _ in range((terms.units or 0) + self.follows.get(terms.name, 0))]
+        grant.free = [Unit() for _ in range(terms.units or 0)]
         if parent:
             parent.children.append(grant)
         tie = (terms.name.hex,)
@@ -363,8 +363,9 @@ class Walk:
             heappop(self.happenings)[-1]()
 
     def begin(self, grant: Held) -> None:
-        """The grant is active."""
+        """The grant is active, with what will follow it by then or later."""
         grant.has_begun = True
+        grant.free += [Unit() for _ in range(self.follows.get(grant.terms.name, 0))]
 
     def end(self, grant: Held) -> None:
         """Ending: what is available rolls over, moves, is granted once more, or expires."""

@@ -98,7 +98,7 @@ def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
     if fact_bytes(event.fact) != row.payload:
         _is_wrong(findings, row, "the payload is not in its canonical form")
     places = (row.topic, row.partition, row.offset)
-    is_own = isinstance(event.fact, OwnFact)
+    is_own = isinstance(event.fact, OwnFact | HoldFact)
     if places != (None, None, None) and (is_own or None in places):
         expected_places = "none of them" if is_own else "all of them or none"
         _is_wrong(findings, row, f"topic, partition and offset are {shown(places)}, expected {expected_places}")
