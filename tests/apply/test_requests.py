@@ -13,11 +13,15 @@ from ledger_worker.domain.catalogue import DebtPolicy, LimitPolicy
 from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request
 from tests.apply.ledger import Ledger, unproven
 from tests.domain.telling import (
+    DAY,
+    MICROSECOND,
     access,
     bought,
     catalogue,
+    consume,
     day,
     gives,
+    hold,
     line,
     merged,
     offer,
@@ -387,3 +391,17 @@ def test_a_clock_books_what_nobody_confirmed(sold: Ledger) -> None:
 
     assert sold.rows("SELECT held, next_transition_at FROM account WHERE entitlement = 'api'") == [(0, None)]
     assert unproven(sold) == []
+
+
+def test_a_read_shows_what_a_hold_that_is_over_elsewhere_gives_back(sold: Ledger) -> None:
+    """Ada's hold expires, nobody has booked it, and the order has gone to Bob meanwhile."""
+    held = hold(10, seconds=2 * DAY)
+    assert sold.ask(day(2), held)[0].is_granted
+    sold.tell((told("t", day(3), order_transferred()), day(3)))
+
+    (before,) = sold.pictures(["bob"], day(4) - MICROSECOND)
+    (after,) = sold.pictures(["bob"], day(4))
+
+    assert [one.remaining for one in before.entitlements if one.entitlement == "api"] == [0]
+    assert [one.remaining for one in after.entitlements if one.entitlement == "api"] == [10]
+    assert sold.ask(day(4), consume(10, customer="bob"))[0].is_granted

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from ledger_worker.domain.access import picture, settle_due
+from ledger_worker.domain.ahead import books_ahead
 from ledger_worker.domain.answers import ToAnswer, answer
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
@@ -152,6 +153,9 @@ class World:
     def picture_of(self, customer_id: str, entitlement: str, at: datetime) -> EntitlementPicture:
         """The entitlement as a read at `at` shows it, booked or not."""
         customer = self.customer(customer_id)
+        if customer.head.linked:
+            book = self._books_together(customer_id, at).get(entitlement)
+            return picture(book or Book(self.catalogue.entitlements[entitlement], Account(entitlement=entitlement), ()))
         account = customer.accounts.get(entitlement) or Account(entitlement=entitlement)
         policy = self.catalogue.entitlements[entitlement]
         book = Book(policy, account, customer.open_grants(entitlement))
@@ -161,6 +165,16 @@ class World:
             book = Book(policy, account, (), self.history_of(customer_id, entitlement))
             settle_due(book, at)
         return picture(book)
+
+    def _books_together(self, customer_id: str, at: datetime) -> dict[str, Book]:
+        """The customer's books with everything passed that is due of it and of those it is tied to."""
+        histories: dict[tuple[str, str], History] = {}
+        while True:
+            loaded = self._loaded(histories, {customer_id, *self.customers[customer_id].head.linked})
+            found = books_ahead(loaded, customer_id, at, self.catalogue)
+            if not isinstance(found, NeedsHistory):
+                return found
+            self._add_history(histories, found)
 
     def history_of(self, customer_id: str, entitlement: str, before: datetime | None = None) -> History:
         """What the account ever saw, or saw since its newest state before that, lines summed by identity."""

@@ -174,9 +174,12 @@ class Decision:
         due = self._due(sides, now)
         if len(due) > DUE_MAX:
             return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=asked_at)
-        while due:
+        return self.pass_due(sides, now)
+
+    def pass_due(self, sides: Sequence[Side], now: datetime) -> datetime:
+        """Whatever is due of these customers is booked; the instant behind it."""
+        while due := self._due(sides, now):
             now = max(now, self._pass_all(sides, due, now) + _MICROSECOND)
-            due = self._due(sides, now)
         return now
 
     def _known(self, told: Told) -> bytes | None:
