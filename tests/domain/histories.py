@@ -92,6 +92,7 @@ PERIOD = 8
 
 SPANS = ("forever", "P1D", "PT12H", "P3D", "P1M")
 PERIODS = ("period", "period", "period", "forever", "P3D", "P1M")
+EVERY = (None, "P1D", "P1W", "P1M")
 
 FACTS_MAX = 14
 
@@ -288,6 +289,7 @@ def any_catalogue(integer: Integer) -> Catalogue:
         debt=pick(integer, DebtPolicy.FORGIVE, DebtPolicy.CARRY, DebtPolicy.BLOCK),
         overage=pick(integer, OveragePolicy.SEPARATE, OveragePolicy.CARRY),
         thresholds=pick(integer, (80, 100), (), (50,), (1, 100, 150)),
+        expiring_soon=pick(integer, (), ("P1D",), ("P2D", "PT12H")),
         version=1,
     )
     other = pick(
@@ -337,7 +339,8 @@ def any_allowances(integer: Integer, kinds: dict[str, EntitlementType]) -> tuple
         is_quota = kinds[entitlement] is EntitlementType.QUOTA
         units = pick(integer, 10, 3, 1, 0, 7, 10, None) if is_quota else None
         lasts = pick(integer, *PERIODS) if place < 2 else pick(integer, *SPANS)
-        may_roll_over = units is not None and lasts == "period"
+        every = pick(integer, *EVERY) if lasts == "period" else None
+        may_roll_over = units is not None and lasts == "period" and every is None
         allowances.append(
             Allowance(
                 key=f"{entitlement}-{place}",
@@ -353,8 +356,11 @@ def any_allowances(integer: Integer, kinds: dict[str, EntitlementType]) -> tuple
                 pause=pick(integer, Clock.STOPS, Clock.RUNS),
                 rollover_units=pick(integer, 0, 2, 5, 100) if may_roll_over else 0,
                 rollover_times=pick(integer, 1, 2),
-                extend_on_won=integer(0, 1) == 1,
+                extend_on_won=integer(0, 1) == 1 and every is None,
                 return_after_end=pick(integer, ReturnAfterEnd.EXPIRE, ReturnAfterEnd.REGRANT),
+                every=every,
+                time_zone=None if every is None else pick(integer, None, "Europe/Berlin", "Pacific/Auckland"),
+                times=None if every is None or every == "P1M" else integer(1, 4),
             )
         )
     return tuple(allowances)

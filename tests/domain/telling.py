@@ -87,6 +87,7 @@ def quota(
     overage: OveragePolicy = OveragePolicy.SEPARATE,
     late_usage: LateUsage = LateUsage.COUNT_NOW,
     thresholds: tuple[int, ...] = (80, 100),
+    expiring_soon: tuple[str, ...] = (),
 ) -> Entitlement:
     return Entitlement(
         key=key,
@@ -98,6 +99,7 @@ def quota(
         overage=overage,
         late_usage=late_usage,
         thresholds=thresholds,
+        expiring_soon=expiring_soon,
         version=1,
     )
 
@@ -128,6 +130,9 @@ def gives(
     rollover_times: int = 1,
     extend_on_won: bool = False,
     return_after_end: ReturnAfterEnd = ReturnAfterEnd.EXPIRE,
+    every: str | None = None,
+    time_zone: str | None = None,
+    times: int | None = None,
 ) -> Allowance:
     return Allowance(
         key=key or entitlement,
@@ -146,6 +151,9 @@ def gives(
         rollover_times=rollover_times,
         extend_on_won=extend_on_won,
         return_after_end=return_after_end,
+        every=every,
+        time_zone=time_zone,
+        times=times,
     )
 
 

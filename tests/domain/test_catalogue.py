@@ -93,6 +93,33 @@ def allowance(**changed: object) -> Allowance:
             (offer("pack", gives(None, "size", value=1)),),
             "value is a whole number, expected a list for the merge union",
         ),
+        ((quota(),), (offer("pack", allowance(every="P0D")),), "every is 'P0D', expected P1D to P366D, P1W to P52W"),
+        ((quota(),), (offer("pack", allowance(every="P13M")),), "every is 'P13M'"),
+        ((quota(),), (offer("pack", allowance(every="P2Y")),), "every is 'P2Y'"),
+        ((quota(),), (offer("pack", allowance(every="PT12H")),), "every is 'PT12H'"),
+        ((quota(),), (offer("pack", allowance(every="P1M1D")),), "every is 'P1M1D'"),
+        ((quota(),), (offer("pack", allowance(every="monthly")),), "every is 'monthly'"),
+        (
+            (quota(),),
+            (offer("pack", allowance(every="P1M", lasts="P1D")),),
+            "lasts is 'P1D', expected period with every",
+        ),
+        ((quota(),), (offer("pack", allowance(every="P1M", time_zone="Berlin")),), "time_zone is 'Berlin', expected"),
+        ((quota(),), (offer("pack", allowance(every="P1M", times=0)),), "times is 0, expected 1 to 10000"),
+        ((quota(),), (offer("pack", allowance(every="P1M", times=10_001)),), "times is 10001"),
+        ((quota(),), (offer("pack", allowance(every="P1M", rollover_units=1)),), "expected it only without every"),
+        ((quota(),), (offer("pack", allowance(every="P1M", extend_on_won=True)),), "extend_on_won is set"),
+        ((quota(),), (offer("pack", allowance(times=3)),), "times is set, expected it only with every"),
+        ((quota(),), (offer("pack", allowance(time_zone="UTC")),), "time_zone is set, expected it only with every"),
+        ((quota(expiring_soon=("P1M",)),), (), "expiring_soon has 'P1M', expected each once: days or hours"),
+        ((quota(expiring_soon=("P1D", "PT24H")),), (), "expiring_soon has 'PT24H', expected each once"),
+        ((quota(expiring_soon=("P367D",)),), (), "expiring_soon has 'P367D'"),
+        ((quota(expiring_soon=("soon",)),), (), "expiring_soon has 'soon'"),
+        (
+            (quota(expiring_soon=tuple(f"P{days}D" for days in range(1, 12))),),
+            (),
+            "11 times expiring_soon, expected at",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_definition_is_a_sentence(
@@ -103,7 +130,7 @@ def test_what_is_wrong_in_a_definition_is_a_sentence(
 
 def test_what_is_right_has_no_problems() -> None:
     entitlements = (
-        replaced(quota(), resources=("api:export",)),
+        replaced(quota(expiring_soon=("P7D", "PT12H")), resources=("api:export",)),
         access(),
         setting(),
         setting("all", merge=MergePolicy.ANY),
@@ -111,6 +138,9 @@ def test_what_is_right_has_no_problems() -> None:
     offers = (
         offer("pack", gives(0), gives(None, key="more", lasts="forever"), gives(None, "video", lasts="PT12H")),
         offer("plan", gives(None, "size", value={"of": ["any", 1]}), gives(None, "all", value=False)),
+        offer(
+            "credits", gives(10, every="P1M", time_zone="Europe/Berlin", times=12), gives(None, "video", every="P1Y")
+        ),
     )
 
     assert definition_problems(entitlements, offers, EMPTY) == []

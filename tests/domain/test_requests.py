@@ -46,7 +46,7 @@ def test_twenty_thousand_lives_with_requests_hold_every_claim(part: int) -> None
 
 
 def test_random_lives_have_every_kind_of_answer() -> None:
-    worlds = [lived(2 * (850_000 + number))[0] for number in range(60)]
+    worlds = [lived(2 * (850_000 + number))[0] for number in range(80)]
     answers = [answer for world in worlds for answer in world.answers.values()]
 
     reasons = {answer.reason for answer in answers}
@@ -75,7 +75,9 @@ def hold_every_claim(number: int) -> None:
         for event in (event for event in reversed(events) if not isinstance(event.fact, HoldFact)):
             # What was dated ahead counted when it was told, perhaps before a request that was decided meanwhile.
             again.tell((msgspec.structs.replace(event, occurred_at=counted_at[event]), late))
-        assert comes_to(again, AFTER_ALL) == comes_to(world, AFTER_ALL)
+        # What recurs without an end goes on after all: both are asked at one instant, behind the last that was told.
+        at = max(AFTER_ALL, late + timedelta(days=1))
+        assert comes_to(again, at) == comes_to(world, at)
 
 
 def lived(number: int) -> tuple[World, list[Answer]]:
@@ -111,7 +113,7 @@ def end(world: World, chance: Random, key: str, now: datetime) -> Answer:
         request: Asked = Release(**named)
     else:
         some = chance.random() < HOLDS
-        items = tuple(Item(entitlement=item.entitlement, units=chance.randint(1, 6)) for item in held.items[:1])
+        items = tuple(Item(entitlement=item.entitlement, units=chance.choice((1, 2, 3, 9))) for item in held.items[:1])
         request = Confirm(**named, items=items if some else ())
     given = {item.entitlement: item.granted for item in held.items if item.granted}
     asked = {} if isinstance(request, Release) else {item.entitlement: item.units for item in request.items} or given

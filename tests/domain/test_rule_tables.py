@@ -7,11 +7,12 @@ a parser that knows nothing but headings and tables.
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -29,6 +30,7 @@ from ledger_worker.domain.catalogue import (
 )
 from ledger_worker.domain.events import Fact, PurchaseRefunded, RefundLine, SourceFact, source_key
 from ledger_worker.domain.ledger import Grant, GrantTerms, Phase, precedence
+from ledger_worker.domain.occurrences import Recurrence, occurrences
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState, fold
 from ledger_worker.domain.stretches import Interval, refunded_units, stopped_time, unions
@@ -568,6 +570,14 @@ def order_of_facts(row: Row) -> tuple[str, ...]:
     return (in_words(f"{fact.event_id} on {in_days(stands_at)}" for stands_at, fact in in_order(facts)),)
 
 
+def recurring_grants(row: Row) -> tuple[str, ...]:
+    """The three occurrences after the first, as the place's own clock and its distance from UTC show them."""
+    zone = ZoneInfo(row["time zone"])
+    anchor = datetime.fromisoformat(row["anchor"]).replace(tzinfo=zone).astimezone(UTC)
+    found = islice(occurrences(Recurrence(anchor=anchor, every=row["every"], time_zone=zone.key)), 1, 4)
+    return (in_words(begin.astimezone(zone).isoformat(" ", "minutes") for _, begin, _ in found),)
+
+
 RULES: dict[str, Rule] = {
     "Shares and rounding": Rule(("granted", "shares refunded"), ("taken by each", "left"), shares_and_rounding),
     "Refunds of a line": Rule(("quantity", "amount", "refunds"), ("taken by each", "outcome"), refunds_of_a_line),
@@ -599,6 +609,7 @@ RULES: dict[str, Rule] = {
         ("policy", "occurred", "told", "reversed"), ("outcome", "counts at", "used", "overage"), late_usage
     ),
     "Thresholds": Rule(("thresholds", "limit", "used and overage"), ("level",), thresholds),
+    "Recurring grants": Rule(("anchor", "every", "time zone"), ("the next ones",), recurring_grants),
     "Order of facts": Rule(("facts",), ("in order",), order_of_facts),
 }
 

@@ -6,8 +6,10 @@ from tests.stories import (
     holds,
     late_usage,
     merges,
+    near_ends,
     offers,
     orders,
+    recurring,
     settings,
     subscriptions,
     transfers,
@@ -16,6 +18,7 @@ from tests.stories import (
 
 STORIES = (
     *orders.STORIES,
+    *recurring.STORIES,
     *subscriptions.STORIES,
     *changes.STORIES,
     *usage.STORIES,
@@ -26,4 +29,5 @@ STORIES = (
     *offers.STORIES,
     *holds.STORIES,
     *settings.STORIES,
+    *near_ends.STORIES,
 )

@@ -70,6 +70,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
     overage = "carry"
     late_usage = "ignore_and_tell"
     thresholds = [50, 90]
+    expiring_soon = ["P7D", "PT12H"]
 
     [[offer]]
     sku = "plan"
@@ -91,6 +92,9 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
     rollover_times = 2
     extend_on_won = true
     return_after_end = "regrant"
+    every = "P3M"
+    time_zone = "Europe/Berlin"
+    times = 4
     """
 
     defined = definitions_of_toml(text)
@@ -110,6 +114,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
             overage=OveragePolicy.CARRY,
             late_usage=LateUsage.IGNORE_AND_TELL,
             thresholds=(50, 90),
+            expiring_soon=("P7D", "PT12H"),
         ),
     )
     allowance = Allowance(
@@ -129,6 +134,9 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
         rollover_times=2,
         extend_on_won=True,
         return_after_end=ReturnAfterEnd.REGRANT,
+        every="P3M",
+        time_zone="Europe/Berlin",
+        times=4,
     )
     assert defined.offers == (Offer(sku="plan", apply=Apply.NEXT_PERIOD, allowances=(allowance,)),)
     written = {line.split("=")[0].strip() for line in text.splitlines() if "=" in line}

@@ -14,6 +14,7 @@ import msgspec
 from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import NEVER, GrantTerms, Phase, value_precedence
+from ledger_worker.domain.places import up_to_made
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.values import JsonText, MergePolicy, merged
 
@@ -56,8 +57,9 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def settle_due(book: Book, at: datetime) -> None:
     """The book has passed everything that is due at `at`. For reads: nothing of it is stored."""
-    for transition in book.due(at):
-        book.pass_transition(transition)
+    while due := up_to_made(book.due(at)):
+        for transition in due:
+            book.pass_transition(transition)
 
 
 def picture(book: Book) -> EntitlementPicture:

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from ledger_worker.domain.events import UNITS_MAX
+from ledger_worker.domain.occurrences import EVERY_EXPECTED, OCCURRENCES_MAX, is_every, is_time_zone
 from ledger_worker.domain.values import JsonText, MergePolicy, is_canonical, misfit
 
 __all__ = [
@@ -144,6 +145,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are
     percentages of the limit whose crossing is told, ascending. `merge` is of a setting, and stays as first published.
+    `expiring_soon` are the times before an end at which it is told that it comes, such as `P7D` or `PT12H`.
     """
 
     key: str
@@ -158,7 +160,13 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     overage: OveragePolicy = OveragePolicy.SEPARATE
     late_usage: LateUsage = LateUsage.COUNT_NOW
     thresholds: tuple[int, ...] = (80, 100)
+    expiring_soon: tuple[str, ...] = ()
     version: int = 0
+
+    @property
+    def lead_times(self) -> tuple[timedelta, ...]:
+        """How long before an end it is told that it comes."""
+        return tuple(_duration(lead)[1] for lead in self.expiring_soon)
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,6 +179,10 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     how long access goes on after a payment failed. What is left at a period's end goes on into the next one up to
     `rollover_units` per quantity (0: nothing does), at most `rollover_times` times. `extend_on_won` moves the end by
     the time a dispute took that was won.
+
+    Where no subscription drives it, what lasts a period may recur `every` so long (`P1D`, `P1W`, `P1M`, `P3M`, `P1Y`),
+    from the purchase on: a grant for each occurrence up to the next one, `times` in all (none: for ever). Occurrences
+    are counted on the calendar and the clock of `time_zone`, such as `Europe/Berlin` (none: UTC).
     """
 
     key: str
@@ -189,6 +201,9 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     rollover_times: int = 1
     extend_on_won: bool = False
     return_after_end: ReturnAfterEnd = ReturnAfterEnd.EXPIRE
+    every: str | None = None
+    time_zone: str | None = None
+    times: int | None = None
 
     def units_of(self, quantity: int) -> int | None:
         """What so many of the SKU give: at most `UNITS_MAX`, as much as anything can count; None where not counted."""
@@ -322,6 +337,8 @@ def definition_problems(
 
 
 _PERCENT_MAX = 1000
+_LEADS_MAX = 10
+_LEAD_MAX = timedelta(days=366)
 _LEEWAY_SECONDS_MAX = 90 * 86_400
 _ALLOWANCES_MAX = 100
 _ROLLOVER_TIMES_MAX = 100
@@ -363,6 +380,14 @@ def _entitlement_problems(entitlement: Entitlement) -> list[str]:
         )
     if entitlement.type is EntitlementType.QUOTA and not entitlement.unit:
         problems.append(f"{where}: unit is missing, expected the name of the quota's smallest unit")
+    if len(entitlement.expiring_soon) > _LEADS_MAX:
+        problems.append(f"{where}: {len(entitlement.expiring_soon)} times expiring_soon, expected at most {_LEADS_MAX}")
+    leads = entitlement.lead_times
+    problems += [
+        f"{where}: expiring_soon has {shown!r}, expected each once: days or hours up to {_LEAD_MAX.days} days, as P7D"
+        for place, (shown, lead) in enumerate(zip(entitlement.expiring_soon, leads, strict=True))
+        if _duration(shown)[0] or not timedelta() < lead <= _LEAD_MAX or lead in leads[:place]
+    ]
     return problems
 
 
@@ -432,4 +457,27 @@ def _allowance_problems(allowance: Allowance, given: dict[str, Entitlement]) -> 
         problems.append("rollover_units is set, expected it only with units that last a period")
     if not 1 <= allowance.rollover_times <= _ROLLOVER_TIMES_MAX:
         problems.append(f"rollover_times is {allowance.rollover_times}, expected 1 to {_ROLLOVER_TIMES_MAX}")
+    return problems + _recurrence_problems(allowance)
+
+
+def _recurrence_problems(allowance: Allowance) -> list[str]:
+    if allowance.every is None:
+        return [
+            f"{name} is set, expected it only with every"
+            for name, value in (("time_zone", allowance.time_zone), ("times", allowance.times))
+            if value is not None
+        ]
+    problems = []
+    if not is_every(allowance.every):
+        problems.append(f"every is {allowance.every!r}, expected {EVERY_EXPECTED}")
+    if allowance.time_zone is not None and not is_time_zone(allowance.time_zone):
+        problems.append(f"time_zone is {allowance.time_zone!r}, expected an IANA name such as Europe/Berlin")
+    if allowance.times is not None and not 1 <= allowance.times <= OCCURRENCES_MAX:
+        problems.append(f"times is {allowance.times}, expected 1 to {OCCURRENCES_MAX}, or none for ever")
+    if allowance.lasts != "period":
+        problems.append(f"lasts is {allowance.lasts!r}, expected period with every: each lasts until the next")
+    if allowance.rollover_units:
+        problems.append("rollover_units is set, expected it only without every")
+    if allowance.extend_on_won:
+        problems.append("extend_on_won is set, expected it only without every: the next one begins at the end")
     return problems

@@ -70,7 +70,9 @@ from ledger_worker.domain.places import (
     place_of_usage,
     places_of,
     suspension_places,
+    warnings_of,
 )
+from ledger_worker.domain.recurring import next_of
 from ledger_worker.domain.reversals import by_usage, order_of
 from ledger_worker.domain.stretches import child_id
 
@@ -116,16 +118,18 @@ class Course:
     """One customer's account of one entitlement on its way through time.
 
     It stands at `place`: everything up to there has happened. `posting` is the number of the posting that the next step
-    will be in, `leaves_at` when the customer went on as another. `touched` are the grants that changed, `new_states`
-    the day states that were kept on the way.
+    will be in, `leaves_at` when the customer went on as another. `touched` are the grants that changed, `made` the
+    terms of those that settling made, `new_states` the day states that were kept on the way.
     """
 
     def __init__(self, entitlement: Entitlement, account: Account, grants: Iterable[Grant] = ()) -> None:
         self.entitlement = entitlement
+        self._lead_times = entitlement.lead_times if entitlement.expiring_soon else ()
         self.customer_id = ""
         self.leaves_at: datetime | None = None
         self.posting = 0
         self.touched: set[UUID] = set()
+        self.made: dict[UUID, GrantTerms] = {}
         self.new_states: list[DayState] = []
         self._knows_all_grants = False
         self._is_run = False
@@ -138,6 +142,7 @@ class Course:
         self._used_at: dict[UUID, datetime] = {}
         self._is_ahead_known: bool
         self.place: Place | None
+        self.warned: Place | None
         self.waiting: tuple[UUID, ...]
         self._restore(account, grants)
 
@@ -162,6 +167,8 @@ class Course:
             holds=tuple(self.holds.values()),
             claims=tuple(self.claims),
             released_at=self.released_at,
+            warned_at=None if self.warned is None else self.warned[0],
+            warned_tie="" if self.warned is None else self.warned[1],
             stated_until=self.stated_until,
             since_state=self.since_state,
         )
@@ -190,9 +197,19 @@ class Course:
             (place, grant)
             for grant in self.grants.values()
             if grant.phase is not Phase.VOID
-            for place in places_of(grant.terms)
-            if self.place is None or place > self.place
+            for place in self._places_ahead(grant)
         ]
+
+    def _places_ahead(self, grant: BookedGrant) -> list[Place]:
+        """Where the terms of one grant will make something happen, or give something to tell before it ends.
+
+        What is told of an end to come moves nothing: the book stands where it stood, and has `warned` up to there.
+        """
+        happening = [place for place in places_of(grant.terms) if self.place is None or place > self.place]
+        if not self._lead_times or grant.phase not in {Phase.PENDING, Phase.ACTIVE}:
+            return happening
+        warnings = warnings_of(grant.terms, self._lead_times)
+        return happening + [place for place in warnings if self.warned is None or place > self.warned]
 
     def open_causes(self, grant: BookedGrant) -> list[str]:
         """What suspends the grant where the book stands: begun by then and not lifted."""
@@ -220,6 +237,7 @@ class Course:
         self.holds = {each.hold.hold_key: each for each in account.holds}
         self.claims = list(account.claims)
         self.released_at = account.released_at
+        self.warned = None if account.warned_at is None else (account.warned_at, account.warned_tie)
         self.stated_until = account.stated_until
         self.since_state = account.since_state
         self._next_transition_at = account.next_transition_at
@@ -407,7 +425,22 @@ class Course:
         self.touched.add(grant.terms.grant_id)
         if not grant.is_empty_child:
             self.overage_since.begin(at, self._starts(), self.last_end)
-        return []
+        return [] if grant.terms.recurs is None else self._make_next(grant)
+
+    def _make_next(self, grant: BookedGrant) -> list[Line]:
+        """The occurrence after one that begins is there, with its units, unless it was before."""
+        terms = next_of(grant.terms)
+        known = None if terms is None else self.grants.get(terms.grant_id)
+        if terms is None or (known is not None and known.phase is not Phase.VOID):
+            return []
+        made = BookedGrant(terms, Phase.PENDING, self.posting, burns=[])
+        self.grants[terms.grant_id] = made
+        self.made[terms.grant_id] = terms
+        self.touched.add(terms.grant_id)
+        if self._is_run:
+            for place in places_of(terms):
+                heappush(self._coming, (place, -len(self.grants), made))
+        return self._grant_units(made, terms, terms.amount or 0)
 
     def _end(self, grant: BookedGrant, at: datetime) -> list[Line]:
         """What is available goes on in a child, as far as there is one and room in it, and else expires."""
@@ -479,6 +512,7 @@ class Course:
                 root_at=terms.root_at or terms.effective_at,
                 rolls_into=None,
                 rollover_max=None,
+                recurs=None,
             )
             child = self.grants.get(child_terms.grant_id)
             if child is None:

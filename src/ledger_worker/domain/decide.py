@@ -48,7 +48,7 @@ from ledger_worker.domain.holds import end_of, hold_of, pieces
 from ledger_worker.domain.ledger import Entry, Line
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
-from ledger_worker.domain.places import Transition
+from ledger_worker.domain.places import Transition, up_to_made
 from ledger_worker.domain.refusal import refusal
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.side import Side, entries_of
@@ -172,14 +172,15 @@ class Decision:
             if side.last is not None and side.last >= now:
                 now = side.last + _MICROSECOND
         due = self._due(sides, now)
-        if len(due) > DUE_MAX:
-            return TooManyDue(customer_id=due[0][0].customer_id, count=len(due), now=asked_at)
+        count = sum(1 + transition.makes_due for _, transition in due)
+        if count > DUE_MAX:
+            return TooManyDue(customer_id=due[0][0].customer_id, count=count, now=asked_at)
         return self.pass_due(sides, now)
 
     def pass_due(self, sides: Sequence[Side], now: datetime) -> datetime:
         """Whatever is due of these customers is booked; the instant behind it."""
         while due := self._due(sides, now):
-            now = max(now, self._pass_all(sides, due, now) + _MICROSECOND)
+            now = max(now, self._pass_all(sides, _up_to_made(due), now) + _MICROSECOND)
         return now
 
     def _known(self, told: Told) -> bytes | None:
@@ -196,9 +197,9 @@ class Decision:
         """Up to `at_most` transitions of the customer and those tied to it are booked, the earliest first."""
         side = self.customers.side(customer_id)
         sides = [self.customers.side(each) for each in sorted((customer_id, *side.linked), key=str.encode)]
-        due = self._due(sides, now)[:at_most]
-        if due:
+        while at_most > 0 and (due := _up_to_made(self._due(sides, now))[:at_most]):
             self._pass_all(sides, due, now)
+            at_most -= len(due)
 
     def decided(self) -> Decided:
         """Everything that is to be written."""
@@ -244,15 +245,15 @@ class Decision:
         tells = {
             _moment(side, transition): place
             for place, (side, transition) in enumerate(due)
-            if not transition.is_payment
+            if not transition.is_told_apart
         }
         before: dict[tuple[str, str, datetime], EntitlementPicture] = {}
         for place, (side, transition) in enumerate(due):
             moment = _moment(side, transition)
             was = before.setdefault(moment, side.shown(transition.entitlement))
-            if transition.is_payment:
+            if transition.is_told_apart:
                 was = side.shown(transition.entitlement)
-            tells_now = transition.is_payment or tells[moment] == place
+            tells_now = transition.is_told_apart or tells[moment] == place
             self._pass(side, transition, instant, was if tells_now else None)
             side.last = instant
             instant += _MICROSECOND
@@ -264,7 +265,9 @@ class Decision:
         It is told when `before`, the picture to compare with, is given.
         """
         told = told_of(side.transition_event(transition), now)
-        effect = Effect(self.customers, now, until=transition.place)
+        is_told = transition.is_warning and side.open(transition.entitlement).warns(transition)
+        also = ("expiring_soon",) if is_told else ()
+        effect = Effect(self.customers, now, until=transition.place, also=also)
         effect.has_changed(side, transition.entitlement, side.pass_transition(transition), before)
         effect.couple()
         if effect.post(told):
@@ -386,7 +389,7 @@ class Decision:
         effect = Effect(self.customers, now, merged=side)
         for key in sorted({*self._loaded.sources, *self._sources}, key=str.encode):
             state = self._sources.get(key) or self._loaded.sources[key]
-            folded = refold(state, key, self.catalogue, before, self.customers.merges)
+            folded = refold(state, key, self.catalogue, before, self.customers.merges, now)
             if folded.state != state or folded.before != folded.terms:
                 self._sources[key] = folded.state
                 self.customers.link({state.claimant, *(holding.customer_id for holding in folded.owners)})
@@ -403,7 +406,7 @@ class Decision:
         event = told.event
         claimant = self._loaded.claimants.get(key, event.customer_id)
         state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState(claimant=claimant)
-        folded = fold(state, event, key, self.catalogue, self.customers.merges)
+        folded = fold(state, event, key, self.catalogue, self.customers.merges, now)
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
         self.customers.link({claimant, *customers_of(event), *(holding.customer_id for holding in folded.owners)})
@@ -414,7 +417,7 @@ class Decision:
     def _reach(self, place: int, told: Told, fact: OfferReached, now: datetime) -> None:
         key = fact.source_key
         state = self._sources.get(key) or self._loaded.sources.get(key) or SourceState()
-        folded = refold(state, key, self.catalogue, self.customers.merges, self.customers.merges)
+        folded = refold(state, key, self.catalogue, self.customers.merges, self.customers.merges, now)
         self._sources[key] = folded.state
         self._keep(place, told, now, folded.outcome)
         effect = Effect(self.customers, now)
@@ -441,6 +444,10 @@ class Decision:
 
 
 _MICROSECOND = timedelta(microseconds=1)
+
+
+def _up_to_made(due: Sequence[tuple[Side, Transition]]) -> Sequence[tuple[Side, Transition]]:
+    return due[: len(up_to_made([transition for _, transition in due]))]
 
 
 def _moment(side: Side, transition: Transition) -> tuple[str, str, datetime]:

@@ -33,19 +33,28 @@ class Effect:
     """What one event does to the books of the customers that are decided together.
 
     Books are settled up to `until`: the event's instant `now`, or the place of a transition. `merged` is the customer
-    who goes on as another by the event, if it is a merge.
+    who goes on as another by the event, if it is a merge. `also` are kinds of change that no picture shows.
     """
 
     def __init__(
-        self, customers: Customers, now: datetime, *, until: Place | None = None, merged: Side | None = None
+        self,
+        customers: Customers,
+        now: datetime,
+        *,
+        until: Place | None = None,
+        merged: Side | None = None,
+        also: tuple[str, ...] = (),
     ) -> None:
         self._customers = customers
         self._now = now
         self._until = until or all_of(now)
         self._merged = merged
-        # By customer: the entries, and the pictures to compare with, each drawn before its book changed.
+        self._also = also
+        # By customer: the entries, and the pictures to compare with, each drawn before its book changed, and whether an
+        # end was near then.
         self._entries: dict[str, list[Entry]] = {}
         self._before: dict[str, dict[str, EntitlementPicture]] = {}
+        self._is_near: dict[str, dict[str, bool]] = {}
         self._touched: list[tuple[Side, str]] = []
 
     def touch(self, side: Side, entitlement: str) -> None:
@@ -53,6 +62,8 @@ class Effect:
         pictures = self._before.setdefault(side.customer_id, {})
         if entitlement not in pictures:
             pictures[entitlement] = side.shown(entitlement)
+            is_near = side.books[entitlement].is_expiring(self._until)
+            self._is_near.setdefault(side.customer_id, {})[entitlement] = is_near
             self._touched.append((side, entitlement))
 
     def add(self, side: Side, entries: Iterable[Entry]) -> None:
@@ -164,8 +175,10 @@ class Effect:
         for customer_id in sorted(self._before.keys() | self._entries.keys(), key=str.encode):
             side = self._customers.sides[customer_id]
             entries = self._entries.get(customer_id, ())
-            also = ("merged",) if side is self._merged else ()
-            is_posted = side.post(told, self._now, entries, self._before.get(customer_id, {}), also)
+            also = ("merged",) if side is self._merged else self._also
+            before = self._before.get(customer_id, {})
+            is_near = self._is_near.get(customer_id, {})
+            is_posted = side.post(told, self._now, entries, before, is_near, until=self._until, also=also)
             any_posted = any_posted or is_posted
             if is_posted and (side.last is None or side.last < self._now):
                 side.last = self._now

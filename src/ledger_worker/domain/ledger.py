@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from ledger_worker.domain.occurrences import Recurrence
 from ledger_worker.domain.values import JsonText
 
 __all__ = [
@@ -183,7 +184,8 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     else. `period_end` is the end of the paid period without leeway. Cuts and suspensions stand in order of their
     instants. What is left at the end goes into the grant `rolls_into`, where there is one: of this customer, so that
     the children of one period get at most `rollover_max` together, or all of it of the customer `moves_to`. `root_at`
-    is when the root of a child began.
+    is when the root of a child began. `recurs` is set on an occurrence that another one follows, of the same
+    customer: when it begins, settlement makes the one after it.
     """
 
     grant_id: UUID
@@ -210,6 +212,7 @@ class GrantTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     moves_to: str | None = None
     regrants: bool = False
     value: JsonText | None = None
+    recurs: Recurrence | None = None
 
     @property
     def receives_from_another(self) -> bool:
@@ -351,7 +354,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     `overage_since` is overage by stretch: (start of the stretch, units), a new stretch at each begin or end of a grant.
     `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox
     keys of usage that was reversed before it was told. `holds` are the open ones in the order of their taking, `claims`
-    what cuts may still take of them, `released_at` is when the last hold ended. No day state is stored of an instant
+    what cuts may still take of them, `released_at` is when the last hold ended. Ends that are near were told up to
+    (`warned_at`, `warned_tie`). No day state is stored of an instant
     after `stated_until`, and `since_state` usages and ends of holds were booked since the newest; both only say when
     the next one is due.
     """
@@ -373,6 +377,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     holds: tuple[OpenHold, ...] = ()
     claims: tuple[Claim, ...] = ()
     released_at: datetime | None = None
+    warned_at: datetime | None = None
+    warned_tie: str = ""
     stated_until: datetime | None = None
     since_state: int = 0
 

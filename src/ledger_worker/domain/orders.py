@@ -19,6 +19,7 @@ from ledger_worker.domain.events import (
     RefundReversed,
 )
 from ledger_worker.domain.ledger import Cut, CutPolicy, GrantTerms
+from ledger_worker.domain.recurring import occurrences_given
 from ledger_worker.domain.stretches import (
     Given,
     Interval,
@@ -125,8 +126,10 @@ def tell_order(facts: Sequence[PlacedFact]) -> OrderTelling:
     return OrderTelling(lines, takings, is_reversed, frozenset(refunds), disputes)
 
 
-def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, as_of_version: int) -> list[GrantTerms]:
-    """The grants of all lines, as if one customer held the order for good."""
+def order_grants(
+    telling: OrderTelling, source_key: str, catalogue: Catalogue, as_of_version: int, until: datetime
+) -> list[GrantTerms]:
+    """The grants of all lines, as if one customer held the order for good; what recurs is unrolled up to `until`."""
     causes = [
         (f"dispute/{dispute_id}", dispute.opened_at, dispute.closed_at)
         for dispute_id, dispute in telling.disputes.items()
@@ -141,6 +144,8 @@ def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, a
     for line_id, line in telling.lines.items():
         start = line.entered_at
         run = Run(start, None, line.sku, None, "", (Step(start, line.quantity, ""),))
+        opened = stretches(runs_of_versions(run, catalogue, as_of_version, start, start))
+        given += _recurring(opened, source_key, line_id, line, telling.takings, causes, until)
 
         def end_of(stretch: Stretch, start: datetime = start) -> datetime | None:
             """Where what the stretch gives ends: at `start`, so that it gives nothing, where it needs a period."""
@@ -152,7 +157,7 @@ def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, a
             return moved_end(start, until, won) if stretch.allowance.extend_on_won else until
 
         for one in grants_of_stretches(
-            stretches(runs_of_versions(run, catalogue, as_of_version, start, start)),
+            [stretch for stretch in opened if stretch.allowance.every is None],
             source_key=source_key,
             line_id=line_id,
             period=(start, None),
@@ -167,6 +172,43 @@ def order_grants(telling: OrderTelling, source_key: str, catalogue: Catalogue, a
                 given.append(terms)
     there = {terms.grant_id for terms in given}
     return [_opened_by_those(terms, there) if terms.cuts else terms for terms in given]
+
+
+def _recurring(
+    opened: Sequence[Stretch],
+    source_key: str,
+    line_id: str,
+    line: OrderLine,
+    takings: Sequence[Taking],
+    causes: Sequence[tuple[str, datetime, datetime | None]],
+    until: datetime,
+) -> list[GrantTerms]:
+    """The grants of what recurs: one that begins after a refund is of what is left, and none begins after the whole."""
+    given: list[tuple[datetime | None, GrantTerms]] = []
+    ended: set[tuple[str, datetime | None]] = set()
+    for one in occurrences_given(
+        [stretch for stretch in opened if stretch.allowance.every is not None],
+        source_key=source_key,
+        line_id=line_id,
+        anchor=line.entered_at,
+        until=until,
+        causes=causes,
+    ):
+        terms, whole = one.terms, one.terms.amount
+        of_line = [taking for taking in takings if line_id in taking.shares]
+        before = [taking for taking in of_line if taking.at <= terms.effective_at]
+        gone = before[-1].shares[line_id][1] if before else Fraction(0)
+        if gone == 1:
+            ended.add((terms.allowance, terms.effective_at))
+            continue
+        kept = _with_takings(one, line_id, of_line[len(before) :], ())
+        if whole is not None:
+            kept = msgspec.structs.replace(kept, amount=whole - refunded_units(whole, gone))
+        given.append((terms.expires_at, kept))
+    return [
+        msgspec.structs.replace(terms, recurs=None) if (terms.allowance, end) in ended else terms
+        for end, terms in given
+    ]
 
 
 def _opened_by_those(terms: GrantTerms, there: AbstractSet[UUID]) -> GrantTerms:

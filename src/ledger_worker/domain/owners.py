@@ -194,6 +194,8 @@ class _Parting:
         child = self._rolls_into(grant, ids[-1])
         # Where the source moves at the very end, the next period is another's: nothing rolls over between customers.
         rolls = child is not None and end is not None and self._holder_at(end) == holders[-1]
+        # Of an occurrence that is another's, or was parted, the source gives the next one.
+        goes_on = len(holders) == 1 and end is not None and self._holder_at(end) == holders[-1]
         for place, holder in enumerate(holders):
             until = borders[place + 1] if place + 1 < len(borders) else end
             is_last = place + 1 == len(holders)
@@ -220,6 +222,7 @@ class _Parting:
                         rolls_into=ids[place + 1] if not is_last else child if rolls else None,
                         rollover_max=grant.rollover_max if is_last and rolls else None,
                         moves_to=None if is_last else holders[place + 1],
+                        recurs=grant.recurs if goes_on else None,
                     ),
                 )
             )

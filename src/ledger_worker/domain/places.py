@@ -2,11 +2,11 @@
 
 At one instant what leaves with a customer goes first, then ends (with what goes on in a child), what arrives, begins,
 suspensions and lifts, cuts, payment of debt, ends of holds, then usage and the taking of holds by (event source,
-event id).
+event id); last what is told of an end to come.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -23,6 +23,7 @@ __all__ = [
     "NOWHERE",
     "PAY",
     "SUSPEND",
+    "WARN",
     "Place",
     "Transition",
     "all_of",
@@ -35,15 +36,25 @@ __all__ = [
     "place_of_usage",
     "places_of",
     "suspension_places",
+    "up_to_made",
     "usage_tie",
+    "warnings_of",
 ]
 
 LEAVE, ARRIVE = "0!", "1"
-END, BEGIN, SUSPEND, CUT, PAY, HOLD_END, USE = "0", "2", "3", "4", "5", "6", "7"
+END, BEGIN, SUSPEND, CUT, PAY, HOLD_END, USE, WARN = "0", "2", "3", "4", "5", "6", "7", "8"
 """Ranks within one instant."""
-_AFTER_ALL = "8"
+_AFTER_ALL = "9"
 _LIFT_SUFFIX = "\x1flift"
-_KINDS = {END: "end", BEGIN: "begin", SUSPEND: "suspend", CUT: "cut", PAY: "pay", HOLD_END: "release"}
+_KINDS = {
+    END: "end",
+    BEGIN: "begin",
+    SUSPEND: "suspend",
+    CUT: "cut",
+    PAY: "pay",
+    HOLD_END: "release",
+    WARN: "expiring_soon",
+}
 
 Place = tuple[datetime, str]
 """Where a happening stands in a run: its instant, then rank and tie as one string."""
@@ -56,7 +67,10 @@ NOWHERE: Place = (BEGINNING, "")
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """An instant the books know of that has come or will come, of a grant or of a hold.
 
-    A grant's begin or end, a cut dated ahead, a payment, or the end of a hold that nobody has confirmed or released.
+    A grant's begin or end, a cut dated ahead, a payment, the end of a hold that nobody has confirmed or released, or
+    that an end is near.
+    `makes_due` is set on the begin of an occurrence by which others are made that are due too: about how many
+    transitions these are.
     """
 
     place: Place
@@ -64,6 +78,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     set_by: int
     grant_id: UUID | None = None
     hold_key: UUID | None = None
+    makes_due: int = 0
 
     @property
     def of_grant(self) -> UUID:
@@ -79,9 +94,20 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
         return "lift" if self.place[1].endswith(_LIFT_SUFFIX) else _KINDS[self.place[1][0]]
 
     @property
-    def is_payment(self) -> bool:
-        """Whether it is the payment of what is owed, which moves units and ends no access."""
-        return self.place[1][0] == PAY
+    def is_warning(self) -> bool:
+        """Whether it says that an end is near, and moves nothing."""
+        return self.place[1][0] == WARN
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether it is told by itself and not with what else happens in its instant: it ends no access."""
+        return self.place[1][0] in {PAY, WARN}
+
+
+def up_to_made(due: Sequence[Transition]) -> list[Transition]:
+    """Of transitions in order those up to the first instant at which more is made that is due: it comes after them."""
+    until = next((transition.place[0] for transition in due if transition.makes_due), None)
+    return [transition for transition in due if until is None or transition.place[0] <= until]
 
 
 def all_of(instant: datetime) -> Place:
@@ -120,6 +146,18 @@ def places_of(terms: GrantTerms) -> list[Place]:
     for suspension in terms.suspensions:
         places += suspension_places(terms, suspension)
     return places
+
+
+def warnings_of(terms: GrantTerms, lead_times: Sequence[timedelta]) -> list[Place]:
+    """Where it is told that the grant ends soon: so long before its end, within its time.
+
+    Nowhere where the end is none that is known: where it only waits for a renewal.
+    """
+    end = terms.expires_at
+    if not lead_times or end is None or (terms.period_end is not None and terms.period_end < end):
+        return []
+    tie = WARN + terms.grant_id.hex
+    return [(end - lead, tie) for lead in lead_times if end - lead > terms.effective_at]
 
 
 def suspension_places(terms: GrantTerms, suspension: Suspension) -> list[Place]:

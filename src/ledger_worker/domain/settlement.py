@@ -18,6 +18,7 @@ raises `HistoryNeeded`; the caller loads it and decides the customer anew.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from uuid import UUID
 
 import msgspec
@@ -30,6 +31,7 @@ from ledger_worker.domain.course import (
     HistoryNeeded,
 )
 from ledger_worker.domain.ledger import (
+    NEVER,
     Account,
     CutPolicy,
     DayState,
@@ -44,6 +46,7 @@ from ledger_worker.domain.ledger import (
     UsageFact,
     precedence,
 )
+from ledger_worker.domain.occurrences import occurrences
 from ledger_worker.domain.parcels import ARRIVING, LEAVING, Parcel, parcels_of
 from ledger_worker.domain.places import (
     BEGIN,
@@ -55,15 +58,20 @@ from ledger_worker.domain.places import (
     all_of,
     cut_place,
     first_difference,
+    is_suspended,
     place_of_hold,
     place_of_hold_end,
     place_of_usage,
     places_of,
+    warnings_of,
 )
+from ledger_worker.domain.recurring import next_of
 
 __all__ = ["Book", "History", "granted_ahead"]
 
 _MICROSECOND = timedelta(microseconds=1)
+_MADE_MAX = 100
+_TRANSITIONS_OF_ONE = 3
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +93,7 @@ class Book(Course):
     """One customer's account of one entitlement while it is being settled.
 
     Made from the stored account and its open grants; lives for one decision or one read. `history` is set when the
-    account's past was loaded. `made` are the terms of the children that settling made, until the caller has taken them.
+    account's past was loaded. What settling `made` is there until the caller has taken it.
     `new_states` are to be stored, and what is stored of `stale_from` and later is to be dropped before.
     """
 
@@ -102,7 +110,6 @@ class Book(Course):
         self.new_reversals: list[Reversal] = []
         self.new_holds: dict[UUID, Hold] = {}
         self.new_lines: list[Line] = []
-        self.made: dict[UUID, GrantTerms] = {}
         self.stale_from: datetime | None = None
         self._arrivals: tuple[Parcel, ...] | None = None
         self._knows_all_grants = history is not None
@@ -120,7 +127,38 @@ class Book(Course):
             return []
         places = [(place, what) for place, what in self._ahead() if place[0] <= until]
         places.sort(key=_by_place)
-        return [self._transition(place, what) for place, what in places]
+        due = [self._transition(place, what) for place, what in places]
+        return [
+            msgspec.structs.replace(transition, makes_due=self._made_due(what.terms, until))
+            if transition.kind == "begin" and isinstance(what, BookedGrant) and what.terms.recurs is not None
+            else transition
+            for transition, (_, what) in zip(due, places, strict=True)
+        ]
+
+    def warns(self, transition: Transition) -> bool:
+        """Whether there is something to tell at this warning, which comes next; of grants that end together, by one."""
+        instant = transition.place[0]
+        near = [
+            one.terms.grant_id
+            for one in self._last_to_end()
+            if any(place[0] == instant for place in warnings_of(one.terms, self._lead_times))
+        ]
+        return transition.grant_id == min(near, key=_uuid_bytes, default=None)
+
+    def is_expiring(self, until: Place) -> bool:
+        """Whether the present access ends soon: a lead time before its end had begun by then."""
+        return any(place <= until for one in self._last_to_end() for place in warnings_of(one.terms, self._lead_times))
+
+    def _last_to_end(self) -> list[BookedGrant]:
+        """The grants with whose end the present access ends; none without one, or where another grant goes on."""
+        in_force = [one for one in self.active if not one.is_empty_child and not self.open_causes(one)]
+        end = max((one.terms.expires_at or NEVER for one in in_force), default=NEVER)
+        goes_on = any(
+            one.terms.effective_at <= end < (one.terms.expires_at or NEVER) and not is_suspended(one.terms, end)
+            for one in self.grants.values()
+            if one.phase in {Phase.PENDING, Phase.ACTIVE} and not one.is_empty_child
+        )
+        return [] if end is NEVER or goes_on else [one for one in in_force if one.terms.expires_at == end]
 
     def touched_grants(self) -> list[Grant]:
         """The grants that changed since the book was opened, to be stored, in key order."""
@@ -316,6 +354,10 @@ class Book(Course):
     def pass_transition(self, transition: Transition) -> list[Line]:
         """One due transition is booked; they must be passed in order. No lines when nothing comes of it."""
         place = transition.place
+        if transition.is_warning:
+            self.warned = place
+            self._is_ahead_known = False
+            return []
         key = transition.hold_key
         what = self.holds[key].hold if key is not None else self.grants[transition.of_grant]
         if isinstance(what, BookedGrant) and place[1][0] == CUT and self._uncovers(what.terms):
@@ -339,6 +381,7 @@ class Book(Course):
         Everything else that is due by then was passed before. `before` and `after` hold only grants whose terms differ;
         a grant missing in `after` is undone.
         """
+        self._has_warned(until)
         first = self._first_touched(before, after)
         if self.history is None and any(grant_id not in self.grants for grant_id in before):
             self._require_since(first or NOWHERE)
@@ -361,6 +404,17 @@ class Book(Course):
         return self._booked(lines)
 
     # -- inside --
+
+    def _made_due(self, terms: GrantTerms, until: datetime) -> int:
+        """About how many transitions are due at `until` of occurrences that the begin of this one is yet to make."""
+        following = next_of(terms)
+        known = None if following is None else self.grants.get(following.grant_id)
+        if terms.recurs is None or following is None or (known is not None and known.phase is not Phase.VOID):
+            return 0
+        later = islice(occurrences(terms.recurs), 1, None)
+        begun = takewhile(lambda one: one[1] <= until, later)
+        of_each = _TRANSITIONS_OF_ONE + len(self._lead_times)
+        return of_each * sum(1 for _ in islice(begun, _MADE_MAX))
 
     def _could_be_last(self, usage: UsageFact) -> bool:
         """Whether late usage is covered by the same grant, and all else as it is, wherever since then it stands.
@@ -505,6 +559,7 @@ class Book(Course):
         Returns the difference to what is booked, line by line.
         """
         history = self._require_since(first)
+        self._has_warned(until)
         since = history.since
         booked = [*history.lines, *self.new_lines]
         usage = [*history.usage, *self.new_usage]
@@ -525,6 +580,11 @@ class Book(Course):
         self.stated_until = run.new_states[-1].at if run.new_states else None if since is None else since.at
         self.since_state = run.since_state
         return self._booked(difference)
+
+    def _has_warned(self, until: Place) -> None:
+        """Of ends that are near by then, and became known only now, is told with what made them known."""
+        if self._lead_times:
+            self.warned = until if self.warned is None else max(self.warned, until)
 
     def _all_holds(self) -> list[Hold]:
         """The holds of the history, as they are by now."""
@@ -606,9 +666,9 @@ class Book(Course):
                 self.made[grant_id] = grant.terms
             if known is None or grant.value() != known.value():
                 self.touched.add(grant_id)
-        level = self.level
+        level, warned = self.level, self.warned
         self._restore(run.account, [grant.value() for grant in run.grants.values()])
-        self.level = level
+        self.level, self.warned = level, warned
         self._is_ahead_known = False
 
 

@@ -27,10 +27,12 @@ from ledger_worker.domain.ledger import (
     UsageFact,
     posting_hash,
 )
-from ledger_worker.domain.places import Transition
+from ledger_worker.domain.places import Place, Transition, all_of
 from ledger_worker.domain.settlement import Book
 
 __all__ = ["Side", "entries_of", "kinds_between"]
+
+_NOTHING: Mapping[str, bool] = {}
 
 
 class Side:
@@ -159,17 +161,25 @@ class Side:
         now: datetime,
         entries: Sequence[Entry],
         before: Mapping[str, EntitlementPicture],
+        is_near: Mapping[str, bool] = _NOTHING,
+        *,
+        until: Place | None = None,
         also: tuple[str, ...] = (),
     ) -> bool:
         """A posting is made of the entries, and every entitlement that differs is told. False when there is neither.
 
-        `also` are kinds of change that no picture shows.
+        `also` are kinds of change that no picture shows. Books stand at `until` (None: at `now`): an end that is nearer
+        than a lead time by then, and was not (`is_near`) or is told to be another, is told to come soon with it.
         """
         differing = []
         for entitlement, was in before.items():
             shown = self.shown(entitlement)
             kinds = (*kinds_between(was, shown), *also)
-            self.books[entitlement].level = shown.level
+            book = self.books[entitlement]
+            is_new = "end" in kinds or not is_near.get(entitlement, True)
+            if is_new and book.is_expiring(until or all_of(now)):
+                kinds = (*kinds, "expiring_soon")
+            book.level = shown.level
             if kinds:
                 differing.append((entitlement, was, shown, kinds))
         if not entries and not differing:
@@ -334,5 +344,6 @@ _DIFFERENCES: Sequence[tuple[str, Callable[[EntitlementPicture], object]]] = (
 )
 """What is told when it differs, each with what is compared; the names are the `kinds` of a change.
 
-One more is `merged`, told of every entitlement of a customer who has gone on as another.
+Two more are `merged`, told of every entitlement of a customer who has gone on as another, and `expiring_soon`, told a
+lead time before an end.
 """

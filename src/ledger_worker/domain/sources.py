@@ -61,6 +61,7 @@ from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.orders import OrderTelling, order_grants, tell_order
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Held, Holding, Merges, accepted, holdings, holds
+from ledger_worker.domain.places import BEGINNING
 from ledger_worker.domain.stretches import child_id, grant_id, refunded_units
 from ledger_worker.domain.subscriptions import SubscriptionTelling, subscription_grants, tell_subscription
 from ledger_worker.domain.told import PlacedFact, RecordedFact
@@ -125,10 +126,18 @@ def recorded(event: Event, claimant: str) -> RecordedFact:
     )
 
 
-def fold(state: SourceState, event: Event, source_key: str, catalogue: Catalogue, merges: Merges = NO_MERGES) -> Folded:
+def fold(
+    state: SourceState,
+    event: Event,
+    source_key: str,
+    catalogue: Catalogue,
+    merges: Merges = NO_MERGES,
+    until: datetime = BEGINNING,
+) -> Folded:
     """The source after `event`, whose fact is about `source_key`.
 
-    The same events in any order end in the same state.
+    The same events in any order end in the same state. `until` is where the books stand: up to there, and up to the
+    last instant that the source was told of, what recurs is unrolled.
     """
     claimant = state.claimant or event.customer_id
     told = recorded(event, claimant)
@@ -140,9 +149,9 @@ def fold(state: SourceState, event: Event, source_key: str, catalogue: Catalogue
         claimant=claimant,
         others=tuple(sorted(others, key=_identity)),
     )
-    before = terms(state, source_key, catalogue, merges)
+    before = terms(state, source_key, catalogue, merges, until)
     telling = _telling(after, source_key)
-    given = _held(telling, after, source_key, catalogue, owners)
+    given = _held(telling, after, source_key, catalogue, owners, until)
     if told in others:
         outcome = Outcome.AWAITING_TRANSFER
     else:
@@ -156,6 +165,7 @@ def refold(
     catalogue: Catalogue,
     before: Merges = NO_MERGES,
     after: Merges = NO_MERGES,
+    until: datetime = BEGINNING,
 ) -> Folded:
     """The source by the present catalogue and merges, without a new fact."""
     known = [*(placed[1] for placed in state.facts), *state.others]
@@ -166,17 +176,26 @@ def refold(
         claimant=state.claimant,
         others=tuple(sorted(others, key=_identity)),
     )
-    was = terms(state, source_key, catalogue, before)
-    given = _held(_telling(folded, source_key), folded, source_key, catalogue, owners)
+    was = terms(state, source_key, catalogue, before, until)
+    given = _held(_telling(folded, source_key), folded, source_key, catalogue, owners, until)
     outcome = Outcome.APPLIED if was != given else Outcome.NO_EFFECT
     return Folded(state=folded, owners=owners, before=was, terms=given, outcome=outcome)
 
 
-def terms(state: SourceState, source_key: str, catalogue: Catalogue, merges: Merges = NO_MERGES) -> tuple[Held, ...]:
-    """The terms of every grant the source gives by the catalogue it was folded with, ordered by grant id."""
+def terms(
+    state: SourceState,
+    source_key: str,
+    catalogue: Catalogue,
+    merges: Merges = NO_MERGES,
+    until: datetime = BEGINNING,
+) -> tuple[Held, ...]:
+    """The terms of every grant the source gives by the catalogue it was folded with, ordered by grant id.
+
+    Of what recurs, every occurrence that begins up to `until`, and the next one.
+    """
     if not state.facts:
         return ()
-    return _held(_telling(state, source_key), state, source_key, catalogue, owners_of(state, merges))
+    return _held(_telling(state, source_key), state, source_key, catalogue, owners_of(state, merges), until)
 
 
 def owners_of(state: SourceState, merges: Merges = NO_MERGES) -> tuple[Holding, ...]:
@@ -223,11 +242,18 @@ def _telling(state: SourceState, source_key: str) -> _Telling:
 
 
 def _held(
-    telling: _Telling, state: SourceState, source_key: str, catalogue: Catalogue, owners: Sequence[Holding]
+    telling: _Telling,
+    state: SourceState,
+    source_key: str,
+    catalogue: Catalogue,
+    owners: Sequence[Holding],
+    until: datetime,
 ) -> tuple[Held, ...]:
     given: list[GrantTerms]
     if isinstance(telling, OrderTelling):
-        given = order_grants(telling, source_key, catalogue, state.catalogue_version)
+        told = [at for at, _ in state.facts]
+        moved = [holding.since for holding in owners if holding.since is not None]
+        given = order_grants(telling, source_key, catalogue, state.catalogue_version, max([until, *told, *moved]))
     elif isinstance(telling, SubscriptionTelling):
         given = subscription_grants(telling, source_key, catalogue, state.catalogue_version)
     else:
@@ -264,7 +290,10 @@ def _outcome(
     if any(offer is None and not is_reached for offer, is_reached in offered):
         return Outcome.NO_OFFER
     if isinstance(fact, PurchaseCompleted) and any(
-        allowance.lasts == "period" for offer, _ in offered if offer is not None for allowance in offer.allowances
+        allowance.lasts == "period" and allowance.every is None
+        for offer, _ in offered
+        if offer is not None
+        for allowance in offer.allowances
     ):
         return Outcome.NO_PERIOD
     return Outcome.APPLIED if changes_terms else Outcome.NO_EFFECT

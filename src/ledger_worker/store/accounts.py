@@ -34,6 +34,8 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     holds: tuple[OpenHold, ...] = ()
     claims: tuple[Claim, ...] = ()
     released_at: datetime | None = None
+    warned_at: datetime | None = None
+    warned_tie: str = ""
 
 
 _CARRIED = msgspec.msgpack.Decoder(Carried)
@@ -201,6 +203,8 @@ def read_accounts(
             holds=held_over.holds,
             claims=held_over.claims,
             released_at=held_over.released_at,
+            warned_at=held_over.warned_at,
+            warned_tie=held_over.warned_tie,
             stated_until=stated_until,
             since_state=since_state,
         )
@@ -291,7 +295,14 @@ _NOTHING_CARRIED = Carried()
 
 def _carried(account: Account) -> bytes | None:
     carried = Carried(
-        account.owed, account.overage_since, account.waiting, account.holds, account.claims, account.released_at
+        account.owed,
+        account.overage_since,
+        account.waiting,
+        account.holds,
+        account.claims,
+        account.released_at,
+        account.warned_at,
+        account.warned_tie,
     )
     return None if carried == _NOTHING_CARRIED else msgspec.msgpack.encode(carried)
 

@@ -1,12 +1,13 @@
 """What the lines of an order give, and what refunds and disputes take back of it."""
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from fractions import Fraction
+from itertools import groupby
 from math import ceil, floor
 from typing import NamedTuple
 
-from ledger_worker.domain.catalogue import Catalogue, RefundPolicy
+from ledger_worker.domain.catalogue import Catalogue, OnChange, RefundPolicy
 from ledger_worker.domain.events import (
     ChargebackLost,
     ChargebackOpened,
@@ -17,6 +18,7 @@ from ledger_worker.domain.events import (
     PurchaseRefunded,
     RefundReversed,
 )
+from ledger_worker.local.oracle.calendars import begins
 from ledger_worker.local.oracle.clocks import Stop, end_of, moved, running, share
 from ledger_worker.local.oracle.facts import Standing, kept
 from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped, is_after
@@ -43,17 +45,26 @@ class Dispute(NamedTuple):
 
 
 def order_grants(
-    source: str, told: Sequence[Standing], catalogue: Catalogue, name: NameOfGrant, owners: Owners
+    source: str, told: Sequence[Standing], catalogue: Catalogue, name: NameOfGrant, owners: Owners, until: datetime
 ) -> list[Made]:
-    """Everything that the lines of an order give."""
+    """Everything that the lines of an order give; what recurs up to the first that begins after all that was told."""
     made = []
     refunds, disputes = refunds_of(told), disputes_of(told)
+    until = max([until, *(at for at, _ in told), *(move.at for move in owners.moves)])
     for line_id, (entered, line) in sorted(lines_of(told).items()):
         steps = [Step(entered, "", line.sku, line.quantity)]
         runs = runs_of(steps, None, catalogue, {line.sku: entered}, None)
         of_line: list[Made] = []
+        again = [run for run in runs if run.allowance.every is not None]
+        last = max([until, *(at for run in again for at in (run.start, run.closes) if at is not None)])
         for run in runs:
-            if run.allowance.lasts != "period":
+            if run.allowance.every is not None:
+                made += [
+                    held
+                    for one in recurring(run, again, source, (line_id, entered), refunds, disputes, last, name)
+                    for held in held_by(owners, one, name)
+                ]
+            elif run.allowance.lasts != "period":
                 of_line += grant_of(run, source, (line_id, entered), refunds, disputes, of_line, name)
         made += [held for one in of_line for held in held_by(owners, one, name)]
     return made
@@ -122,6 +133,90 @@ def grant_of(
         value=allowance.value,
     )
     return [Made(grant, allowance, run.closes)]
+
+
+def recurring(
+    run: Run,
+    runs: Sequence[Run],
+    source: str,
+    of_line: tuple[str, datetime],
+    refunds: Sequence[Refund],
+    disputes: Sequence[Dispute],
+    until: datetime,
+    name: NameOfGrant,
+) -> list[Made]:
+    """Recurring grants: one for each occurrence within the run, up to the first one after `until`."""
+    allowance = run.allowance
+    line_id, entered = of_line
+    made: list[Made] = []
+    instants = [instant for instant, _ in groupby(begins_up_to(run, entered, until))]
+    last = len(instants) - 1
+    for number, begin in enumerate(instants[:last]):
+        end = instants[number + 1]
+        start, stop = max(begin, run.start), end if run.closes is None else min(end, run.closes)
+        if start >= stop:
+            continue
+        # A refund that came before leaves less of what begins after it, or nothing.
+        gone = max([Fraction(0), *(one.after[line_id] for one in refunds if one.at <= start)])
+        if gone == 1:
+            continue
+        units = None if allowance.units is None else allowance.units * run.quantity
+        if units is not None and begin < start and allowance.on_change is OnChange.PRORATE:
+            units = ceil(units * share(end - start, end - begin))
+        taken = []
+        if begin < start and run.carries_used and closed_within(runs, run, begin):
+            taken.append(TakenBack(f"carry/{run.segment.removeprefix(OF_OFFER)}", start, 0, "opening"))
+        for refund in refunds:
+            before, after = refund.before[line_id], refund.after[line_id]
+            if refund.at <= start:
+                continue
+            if units is None:
+                stop = min(stop, refund.at) if before < after == 1 else stop
+                continue
+            cut = ceil(units * (1 - before)) - ceil(units * (1 - after))
+            if allowance.refund is RefundPolicy.PRORATE:
+                cut = floor(cut * share(max(stop - refund.at, timedelta()), stop - start))
+            if cut:
+                taken.append(TakenBack(refund.why, refund.at, cut, allowance.refund.value))
+        grant = Given(
+            name=name.root(source, line_id, run.sku, allowance.key, begin, run.segment if begin < start else ""),
+            holder="",
+            source=source,
+            line=line_id,
+            sku=run.sku,
+            allowance=allowance.key,
+            entitlement=allowance.entitlement,
+            units=None if units is None else ceil(units * (1 - gone)),
+            priority=allowance.priority,
+            start=start,
+            end=stop,
+            period_start=begin,
+            taken_back=tuple(taken),
+            suspensions=clipped([(one.cause, one.opened, one.closed) for one in disputes], start, stop),
+        )
+        made.append(Made(grant, allowance, run.closes))
+    return made
+
+
+def begins_up_to(run: Run, entered: datetime, until: datetime) -> Iterator[datetime]:
+    """Recurring grants: where occurrences begin, up to the end of the first that begins in the run after `until`."""
+    ends = False
+    for number, instant in enumerate(begins(run.allowance, entered)):
+        yield instant
+        if ends or number == run.allowance.times:
+            return
+        ends = max(instant, run.start) > until
+
+
+def closed_within(runs: Sequence[Run], run: Run, begin: datetime) -> bool:
+    """Whether a run of the same entitlement, and of the same rhythm, closed after `begin` and by the start of this."""
+    rhythm = (run.allowance.entitlement, run.allowance.every, run.allowance.time_zone)
+    return any(
+        (one.allowance.entitlement, one.allowance.every, one.allowance.time_zone) == rhythm
+        and one.closes is not None
+        and begin < one.closes <= run.start
+        for one in runs
+    )
 
 
 def refunds_of(told: Sequence[Standing]) -> list[Refund]:

@@ -85,8 +85,11 @@ def runs_of(
             for allowance in (offer.allowances if offer else ())
             if before is None or before[0].sku != step.sku or before[1] is None or allowance not in before[1].allowances
         ]
-        carried: set[str] = set()
+        carried: set[tuple[str, str | None, str | None]] = set()
         for allowance in opening:
+            # Recurring grants: an occurrence is a period of its own, where no subscription has periods.
+            every = (allowance.every, allowance.time_zone) if period_start is None else (None, None)
+            rhythm = (allowance.entitlement, *every)
             carries = allowance.on_change is OnChange.CARRY_USED and allowance.units is not None
             runs.append(
                 run_from(
@@ -94,11 +97,11 @@ def runs_of(
                     allowance,
                     is_within=place > 0 and step.at > steps[0].at,
                     # Segments: of several allowances of one entitlement only the first has the opening cut.
-                    carries_used=carries and allowance.entitlement not in carried,
+                    carries_used=carries and rhythm not in carried,
                 )
             )
             if carries:
-                carried.add(allowance.entitlement)
+                carried.add(rhythm)
     return runs
 
 

@@ -4,7 +4,8 @@ Grants are plain records, named by what they are for. Every question is answered
 and docstrings name the paragraph of `docs/reference/rules.md` that the code beside them follows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ledger_worker.domain.catalogue import Catalogue
@@ -19,6 +20,13 @@ from ledger_worker.local.oracle.subscriptions import subscription_grants
 __all__ = ["Given", "Made", "NameOfGrant", "Suspended", "TakenBack", "Terms", "given", "terms_of"]
 
 
+Until = Callable[[str], datetime]
+
+
+def _from_the_facts(_: str) -> datetime:
+    return datetime.min.replace(tzinfo=UTC)
+
+
 class Terms(NamedTuple):
     """Every grant with the allowance it came by, the owners of every source, and who is who."""
 
@@ -28,18 +36,27 @@ class Terms(NamedTuple):
 
 
 def given(
-    events: Sequence[Event], catalogue: Catalogue, name: NameOfGrant, homes: Mapping[str, str] | None = None
+    events: Sequence[Event],
+    catalogue: Catalogue,
+    name: NameOfGrant,
+    homes: Mapping[str, str] | None = None,
+    until: Until = _from_the_facts,
 ) -> list[Given]:
     """Every grant that the facts give, to whichever customer."""
-    return [one.grant for one in terms_of(events, catalogue, name, homes).made]
+    return [one.grant for one in terms_of(events, catalogue, name, homes, until).made]
 
 
 def terms_of(
-    events: Sequence[Event], catalogue: Catalogue, name: NameOfGrant, homes: Mapping[str, str] | None = None
+    events: Sequence[Event],
+    catalogue: Catalogue,
+    name: NameOfGrant,
+    homes: Mapping[str, str] | None = None,
+    until: Until = _from_the_facts,
 ) -> Terms:
     """Every grant that the facts give, from all of them at once.
 
-    `homes` says whose facts about a source came first, where that is not who told the first in order.
+    `homes` says whose facts about a source came first, where that is not who told the first in order; `until` up to
+    which instant what recurs of a source is asked for, and the next one after it.
     """
     sources: dict[str, list[Event]] = {}
     for event in events:
@@ -51,6 +68,10 @@ def terms_of(
     aliases = aliases_of(events)
     for source, own in sorted(sources.items()):
         told, owners[source] = folded(own, aliases, (homes or {}).get(source))
-        fold = {"order": order_grants, "subscription": subscription_grants, "assignment": assignment_grants}
-        made += fold[source.partition("/")[0]](source, told, catalogue, name, owners[source])
+        kind = source.partition("/")[0]
+        if kind == "order":
+            made += order_grants(source, told, catalogue, name, owners[source], until(source))
+            continue
+        fold = {"subscription": subscription_grants, "assignment": assignment_grants}
+        made += fold[kind](source, told, catalogue, name, owners[source])
     return Terms(made, owners, aliases)

@@ -206,7 +206,7 @@ def outcomes(
     first.
     """
     once = list({(one.customer_id, one.event_source, one.event_id): one for one in reversed(events)}.values())[::-1]
-    terms = terms_of(once, catalogue, name, homes)
+    terms = terms_of(once, catalogue, name, homes, lambda _: at)
     customers = {one.customer_id for one in once} | {one.grant.holder for one in terms.made}
     customers |= {merge.to for _, merge in terms.aliases.merges}
     customers |= {one.fact.to_customer_id for one in once if isinstance(one.fact, TRANSFERS)}

@@ -88,6 +88,9 @@ def _content_wrong(change: Change, posting: PostingRow, event: EventRow, entries
     own = [entry for entry in entries if entry.entitlement == change.entitlement]
     # Whoever goes on as another is told so of every entitlement, whatever its pictures show.
     also = ("merged",) if event.type == CustomersMerged.__name__ and posting.told_to is None else ()
+    # A lead time before an end that is known it is told to come, alone or with what else is told.
+    is_told_to_end = "expiring_soon" in change.kinds and change.after.expires_at is not None
+    near = ("expiring_soon",) if is_told_to_end else ()
     cause = change.cause
     names = (
         *("cause's event_source", "cause's event_id", "cause's type", "cause's occurred_at"),
@@ -99,7 +102,7 @@ def _content_wrong(change: Change, posting: PostingRow, event: EventRow, entries
     )
     expected = (
         *(event.event_source, event.event_id, event.type, event.occurred_at),
-        (*kinds_between(change.before, change.after), *also),
+        (*kinds_between(change.before, change.after), *also, *near),
         min((entry.at for entry in own if entry.units), default=event.occurred_at),
         posting.recorded_at,
         any(entry.units < 0 for entry in own),

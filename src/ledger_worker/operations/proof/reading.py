@@ -70,6 +70,8 @@ def _account(row: AccountRow, carried: Carried) -> Account:
         holds=carried.holds,
         claims=carried.claims,
         released_at=carried.released_at,
+        warned_at=carried.warned_at,
+        warned_tie=carried.warned_tie,
         stated_until=row.stated_until,
         since_state=row.since_state,
     )

@@ -39,8 +39,8 @@ def arrivals_of(members: Iterable[Member], merges: Merges) -> Arrivals:
 def check_accounts(member: Member, published: Published, arrivals: Arrivals, findings: Findings) -> None:
     """Every account of the customer was settled again; `arrivals` say what aliases have handed on to it.
 
-    It cannot be proven when its entitlement's policies for debt or overage changed under it: it is settled by a mixture
-    of them.
+    It cannot be proven when its entitlement's policies for debt or overage, or the lead times of its warnings, changed
+    under it: it is settled by a mixture of them.
     """
     check_account_of_states(member, findings)
     for row in member.rows.accounts:
@@ -56,7 +56,7 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
         arriving = arrivals.get((member.customer_id, row.entitlement), ())
         settled = _Settled(versions[-1], account, _history(member, row.entitlement), member, arriving)
         wrong = settled.wrong()
-        if wrong and len({(version.debt, version.overage) for version in versions}) > 1:
+        if wrong and len({(version.debt, version.overage, version.expiring_soon) for version in versions}) > 1:
             findings.unproven += 1
             continue
         for message in wrong:
@@ -146,6 +146,9 @@ class _Settled:
         expected = msgspec.structs.replace(
             self.run.account,
             level=self._account.level,
+            # Up to where ends were told of is history, and no sum.
+            warned_at=self._account.warned_at,
+            warned_tie=self._account.warned_tie,
             next_transition_at=_BEGINNING,
             # Where day states are kept may depend on how events were batched.
             stated_until=self._account.stated_until,

@@ -15,6 +15,7 @@ from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.events import Event, OfSource, PurchaseTransferred, SubscriptionTransferred, source_key
 from ledger_worker.domain.ledger import Grant, GrantTerms, Kind, Origin, Phase
 from ledger_worker.domain.owners import Merges, accepted
+from ledger_worker.domain.places import BEGINNING
 from ledger_worker.domain.sources import RecordedFact, SourceState, recorded, refold
 from ledger_worker.operations.proof.findings import Check, Findings, differing
 from ledger_worker.operations.proof.reading import UNREADABLE, msgpack_holds_more, unreadable
@@ -87,6 +88,7 @@ def check_sources(
 ) -> dict[str, Given]:
     """Every source was folded again; returns the grants that they give each customer, by its id."""
     given: dict[str, Given] = {customer_id: {} for customer_id in members}
+    begun = _begun(members)
     left = dict(sources)
     for member in members.values():
         for stored in member.rows.sources:
@@ -94,7 +96,8 @@ def check_sources(
             if published.catalogue is None or member.unread.leaves_out_source(stored.source_key):
                 continue
             findings.looked_at[Check.SOURCE] += 1
-            if not _check_source(stored, source, published.catalogue, merges, given, findings):
+            until = begun.get(stored.source_key, BEGINNING)
+            if not _check_source(stored, source, published.catalogue, merges, until, given, findings):
                 member.unread.sources.add(stored.source_key)
     for key, source in left.items():
         if not any(member.unread.leaves_out_source(key) for member in members.values()):
@@ -142,6 +145,8 @@ def check_terms(member: Member, given: Given, moved: Mapping[str, HandedOn], fin
         if message:
             findings.add(Check.TERMS, member.customer_id, grant_name(row.grant_id), message)
     for grant_id in given.keys() - booked:
+        if _is_yet_to_be_made(given[grant_id], member):
+            continue
         message = f"source {given[grant_id].source_key} gives it, but it is not booked"
         findings.add(Check.TERMS, member.customer_id, grant_name(grant_id), message)
 
@@ -163,15 +168,36 @@ def _source(told: list[tuple[EventRow, Event]], merges: Merges) -> ToldSource:
     return ToldSource(claimant, facts, frozenset(tied))
 
 
+def _begun(members: Mapping[str, Member]) -> dict[str, datetime]:
+    """Of each source the last begin that is booked: up to there what recurs of it is unrolled in the books."""
+    found: dict[str, datetime] = {}
+    for member in members.values():
+        for row in member.rows.grants:
+            if row.parent_id is None and row.phase not in {Phase.PENDING.value, Phase.VOID.value}:
+                found[row.source_key] = max(row.effective_at, found.get(row.source_key, BEGINNING))
+    return found
+
+
+def _is_yet_to_be_made(terms: GrantTerms, member: Member) -> bool:
+    """Whether it is the occurrence after one that has not begun in the books, as others of its instant have."""
+    return terms.period_start is not None and any(
+        row.phase == Phase.PENDING.value
+        and (row.source_key, row.entitlement, row.expires_at)
+        == (terms.source_key, terms.entitlement, terms.period_start)
+        for row in member.rows.grants
+    )
+
+
 def _check_source(
     row: SourceRow,
     source: ToldSource | None,
     catalogue: Catalogue,
     merges: Merges,
+    until: datetime,
     given: Mapping[str, Given],
     findings: Findings,
 ) -> bool:
-    """Whether the state could be read: only then is it known what the source gives."""
+    """Whether the state could be read: only then is it known what the source gives, unrolled up to `until`."""
 
     def is_wrong(message: str) -> None:
         findings.add(Check.SOURCE, row.customer_id, _name(row.source_key), message)
@@ -194,7 +220,7 @@ def _check_source(
     # Versions never change, so the catalogue it was folded with is the published one up to there.
     folded_with = msgspec.structs.replace(catalogue, version=state.catalogue_version)
     unfolded = SourceState(claimant=source.claimant, others=source.facts)
-    folded = refold(unfolded, row.source_key, folded_with, merges, merges)
+    folded = refold(unfolded, row.source_key, folded_with, merges, merges, until)
     if msgspec.msgpack.encode(folded.state) != row.state:
         kept = len(state.facts) + len(state.others)
         is_wrong(f"its state holds {kept} facts that are not what the {len(source.facts)} recorded give")
