@@ -8,12 +8,13 @@ from uuid import UUID
 import msgspec
 
 from ledger_worker.domain.booked import standing_of
-from ledger_worker.domain.catalogue import EntitlementType
+from ledger_worker.domain.catalogue import EntitlementType, OnShrink
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.course import Course, Stops
-from ledger_worker.domain.events import Event, TransitionsDue, event_key
+from ledger_worker.domain.events import Event, SeatsRevoked, TransitionsDue, event_key
 from ledger_worker.domain.ledger import EFFECTS, Account, DayState, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.places import all_of
+from ledger_worker.domain.seats import seats_of
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id, terms
 from ledger_worker.local.oracle.terms import Given, Suspended, TakenBack, given
@@ -50,6 +51,7 @@ def assert_all(world: World) -> None:
     for customer in world.customers.values():
         assert_conserved(customer)
         assert_numbered(world, customer)
+        assert_seated(world, customer)
         assert_settling_again_changes_nothing(world, customer)
         assert_states_hold(world, customer)
         if customer.head.recorded_at is not None:
@@ -103,6 +105,26 @@ def assert_numbered(world: World, life: Customer) -> None:
         cause = world.inbox[posting.told_to or customer_id, posting.event_key]
         assert cause.recorded_at == posting.recorded_at
         assert posting.entries or any(change.posting == posting.number for change in life.changes)
+
+
+def assert_seated(world: World, life: Customer) -> None:
+    """Nobody has two seats; where the newest lose theirs, never more hold one than there are, behind any event."""
+    for entitlement, account in life.accounts.items():
+        names = [one.name for one in account.holders]
+        assert len(names) == len(set(names))
+        assert list(account.holders) == sorted(account.holders, key=lambda one: one.since)
+        policy = world.catalogue.entitlements[entitlement]
+        assert not names or policy.type is EntitlementType.SEATS
+        book = Book(policy, account, life.open_grants(entitlement))
+        seats = seats_of(book)
+        is_due = account.next_transition_at is not None and account.next_transition_at <= (
+            life.head.recorded_at or account.next_transition_at
+        )
+        if policy.on_shrink is OnShrink.REVOKE_NEWEST and seats is not None and not is_due:
+            assert len(names) <= seats, (entitlement, names, seats)
+    for decided in world.inbox.values():
+        if isinstance(decided.event.fact, SeatsRevoked):
+            assert world.catalogue.entitlements[decided.event.fact.entitlement].on_shrink is OnShrink.REVOKE_NEWEST
 
 
 def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
@@ -209,7 +231,7 @@ def told_fields(shown: EntitlementPicture) -> dict[str, object]:
     }
 
 
-def _nothing(units: int | None) -> dict[str, object]:
+def _nothing(units: int | None, holders: tuple[str, ...] | None = None) -> dict[str, object]:
     return {
         "access": False,
         "allocation": units,
@@ -217,7 +239,7 @@ def _nothing(units: int | None) -> dict[str, object]:
         "value": None,
         "end": None,
         "state": "none",
-        "holders": None,
+        "holders": holders,
         "level": 0,
         "has overage": False,
         "has debt": False,
@@ -228,6 +250,7 @@ def _nothing(units: int | None) -> dict[str, object]:
 NOTHING = {
     EntitlementType.ACCESS.value: _nothing(None),
     EntitlementType.QUOTA.value: _nothing(0),
+    EntitlementType.SEATS.value: _nothing(0, ()),
     EntitlementType.SETTING.value: _nothing(None),
 }
 """What is told of an entitlement that the customer never had, by its type."""
@@ -325,8 +348,12 @@ def coverage(world: World, entitlement: str, customer_id: str = "ada") -> Covera
 
 def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
     causes = shown.suspension_causes or ()
-    if shown.type != EntitlementType.QUOTA.value:
+    if not EntitlementType(shown.type).has_units:
         return (shown.allowed, shown.reason, causes, shown.value)
+    if shown.type == EntitlementType.SEATS.value:
+        units = (shown.limit, shown.used, shown.remaining, shown.level, shown.over_allocated)
+        assert (shown.held, shown.overage, shown.debt, shown.forgiven) == (None, None, None, None)
+        return (shown.allowed, shown.reason, causes, shown.holders, *units)
     return (
         shown.allowed,
         shown.reason,
@@ -346,6 +373,10 @@ def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
 def expected_units(of: Outcome) -> tuple[object, ...]:
     if of.is_access:
         return (of.allowed, of.reason, of.suspended, of.value)
+    if of.holders is not None:
+        left = None if of.limit is None else max(0, of.limit - len(of.holders))
+        units = (of.limit, len(of.holders), left, of.level, of.over_allocated)
+        return (of.allowed, of.reason, of.suspended, of.holders, *units)
     remaining = None if of.limit is None else of.limit - of.used_in_force - of.held_in_force
     return (
         of.allowed,

@@ -49,7 +49,7 @@ from ledger_worker.domain.ledger import Account, DayState, Grant, Kind, Line, Ph
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import usage_tie
-from ledger_worker.domain.requests import Answer, Asked, Request, judge
+from ledger_worker.domain.requests import Answer, Asked, Confirm, Release, judge
 from ledger_worker.domain.settlement import Book, History
 from ledger_worker.domain.sources import SourceState
 
@@ -122,7 +122,9 @@ class World:
         """The request is decided at that instant and answered, and what was decided is stored."""
         assert judge(request) is None
         histories: dict[tuple[str, str], History] = {}
-        held = None if isinstance(request, Request) else self.answers.get((request.caller, request.hold))
+        held = None
+        if isinstance(request, Confirm | Release):
+            held = self.answers.get((request.caller, request.hold))
         while True:
             group = {request.customer_id, *self.customer(request.customer_id).head.linked}
             to_answer = ToAnswer(request, now, held)

@@ -18,6 +18,7 @@ from ledger_worker.domain.catalogue import (
     Offer,
     OnCancel,
     OnChange,
+    OnShrink,
     OveragePolicy,
     RefundPolicy,
     ReturnAfterEnd,
@@ -63,7 +64,7 @@ from ledger_worker.domain.events import (
     UsageRecorded,
     UsageReversed,
 )
-from ledger_worker.domain.requests import Confirm, Item, Release, Request
+from ledger_worker.domain.requests import AssignSeat, Confirm, Item, Release, Request, SwapSeat, UnassignSeat
 from ledger_worker.domain.values import MergePolicy, value_of
 
 DAY = 86_400
@@ -110,6 +111,10 @@ def access(key: str = "video") -> Entitlement:
 
 def setting(key: str = "size", *, merge: MergePolicy | None = None) -> Entitlement:
     return Entitlement(key=key, name=key, type=EntitlementType.SETTING, merge=merge, version=1)
+
+
+def seats(key: str = "desk", *, on_shrink: OnShrink = OnShrink.KEEP) -> Entitlement:
+    return Entitlement(key=key, name=key, type=EntitlementType.SEATS, on_shrink=on_shrink, version=1)
 
 
 def gives(
@@ -494,3 +499,26 @@ def confirm(units: int | None = None, of: str = "h", *, key: str = "c", customer
 
 def release(of: str = "h", *, key: str = "r", customer: str = "ada") -> Release:
     return Release(caller="shop", key=key, customer_id=customer, hold=of)
+
+
+def seat(holder: str, key: str | None = None, *, customer: str = "ada", entitlement: str = "desk") -> AssignSeat:
+    return AssignSeat(
+        caller="team", key=key or f"seat {holder}", customer_id=customer, entitlement=entitlement, holder=holder
+    )
+
+
+def unseat(holder: str, key: str | None = None, *, customer: str = "ada", entitlement: str = "desk") -> UnassignSeat:
+    return UnassignSeat(
+        caller="team", key=key or f"unseat {holder}", customer_id=customer, entitlement=entitlement, holder=holder
+    )
+
+
+def swap(holder: str, to: str, key: str | None = None, *, customer: str = "ada", entitlement: str = "desk") -> SwapSeat:
+    return SwapSeat(
+        caller="team",
+        key=key or f"swap {holder} {to}",
+        customer_id=customer,
+        entitlement=entitlement,
+        holder=holder,
+        to=to,
+    )

@@ -33,6 +33,11 @@ from ledger_worker.domain.events import (
     PurchaseTransferred,
     RefundLine,
     RefundReversed,
+    SeatAssigned,
+    SeatFact,
+    SeatsRevoked,
+    SeatSwapped,
+    SeatUnassigned,
     SubscriptionActivated,
     SubscriptionAddOnAdded,
     SubscriptionAddOnRemoved,
@@ -145,6 +150,10 @@ ITS_OWN: tuple[Fact, ...] = (
     HoldTaken(entitlement="api", units=1, expires_at=START),
     HoldConfirmed(entitlement="api", hold_event_id="api@h", units=1),
     HoldReleased(entitlement="api", hold_event_id="api@h"),
+    SeatAssigned(entitlement="desk", holder="ann"),
+    SeatUnassigned(entitlement="desk", holder="ann"),
+    SeatSwapped(entitlement="desk", holder="ann", to="ben"),
+    SeatsRevoked(entitlement="desk", holders=("ann",)),
 )
 FREE = {"currency", "resource", "keep_schedule"}
 """Nothing is impossible in these fields."""
@@ -172,8 +181,8 @@ def fields_holding(held: type[Any]) -> list[Any]:
 
 
 def test_every_type_of_fact_is_among_these() -> None:
-    assert {type(fact) for fact in POSSIBLE} == set(get_args(Fact)) - set(get_args(OwnFact | HoldFact))
-    assert {type(fact) for fact in ITS_OWN} == set(get_args(OwnFact | HoldFact))
+    assert {type(fact) for fact in POSSIBLE} == set(get_args(Fact)) - set(get_args(OwnFact | HoldFact | SeatFact))
+    assert {type(fact) for fact in ITS_OWN} == set(get_args(OwnFact | HoldFact | SeatFact))
 
 
 @pytest.mark.parametrize("fact", [*POSSIBLE, *ITS_OWN], ids=lambda fact: type(fact).__name__)

@@ -14,7 +14,7 @@ import pytest
 from ledger_worker.domain.catalogue import EntitlementType, LimitPolicy
 from ledger_worker.domain.events import HoldFact
 from ledger_worker.domain.owners import goes_on_as
-from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request
+from ledger_worker.domain.requests import Answer, Confirm, Item, Release, Request
 from tests.domain.agreement import assert_all, kept_events
 from tests.domain.campaign import hold
 from tests.domain.driver import Life, World
@@ -110,7 +110,7 @@ def end(world: World, chance: Random, key: str, now: datetime) -> Answer:
     held = chance.choice(is_open if is_open and chance.random() < OFTEN else answered)
     named = {"caller": "shop", "key": key, "customer_id": held.customer_id, "hold": held.key}
     if chance.random() < HOLDS / 2:
-        request: Asked = Release(**named)
+        request: Confirm | Release = Release(**named)
     else:
         some = chance.random() < HOLDS
         items = tuple(Item(entitlement=item.entitlement, units=chance.choice((1, 2, 3, 9))) for item in held.items[:1])

@@ -10,6 +10,7 @@ from tests.stories import (
     offers,
     orders,
     recurring,
+    seats,
     settings,
     subscriptions,
     transfers,
@@ -30,4 +31,5 @@ STORIES = (
     *holds.STORIES,
     *settings.STORIES,
     *near_ends.STORIES,
+    *seats.STORIES,
 )

@@ -15,6 +15,7 @@ from ledger_worker.domain.catalogue import (
     Offer,
     OnCancel,
     OnChange,
+    OnShrink,
     OveragePolicy,
     RefundPolicy,
     ReturnAfterEnd,
@@ -69,6 +70,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
     debt = "block"
     overage = "carry"
     late_usage = "ignore_and_tell"
+    on_shrink = "block_new"
     thresholds = [50, 90]
     expiring_soon = ["P7D", "PT12H"]
 
@@ -113,6 +115,7 @@ def test_every_field_of_an_entitlement_and_of_an_allowance_can_be_written() -> N
             debt=DebtPolicy.BLOCK,
             overage=OveragePolicy.CARRY,
             late_usage=LateUsage.IGNORE_AND_TELL,
+            on_shrink=OnShrink.BLOCK_NEW,
             thresholds=(50, 90),
             expiring_soon=("P7D", "PT12H"),
         ),
@@ -169,7 +172,7 @@ def test_an_empty_file_defines_nothing() -> None:
         (
             'type = "quota"',
             'type = "credit"',
-            'entitlement exports: type is "credit", expected one of access, quota, setting',
+            'entitlement exports: type is "credit", expected one of access, quota, seats, setting',
         ),
         ('key = "exports"', "version = 2", "entitlement number 1: version is no field of entitlement, expected one of"),
         ("units = 5", "units = true", "offer pack, allowance a: units is true, expected a whole number"),

@@ -23,6 +23,7 @@ from ledger_worker.domain.events import (
     HoldFact,
     OfferReached,
     OfSource,
+    SeatFact,
     UsageRecorded,
     UsageReversed,
     content_hash,
@@ -34,6 +35,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.ledger import Account, Grant
 from ledger_worker.domain.owners import Merge, Merges, goes_on_as
 from ledger_worker.domain.refusal import refusal
+from ledger_worker.domain.seats import may_evict
 from ledger_worker.domain.sources import SourceState, facts_of, skus_of
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import inbox as inbox_store
@@ -206,7 +208,7 @@ def load(
         states |= kept
     if merging:
         pairs = sorted({*pairs, *_touched(merging, states, catalogue), *_all_accounts(connection, merging)})
-    accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(groups, heads))
+    accounts = accounts_store.read_accounts(connection, pairs, list(heads), _last_instant(groups, heads, catalogue))
     grants = accounts_store.read_open_grants(connection, sorted({*pairs, *accounts}))
     accounts_of: dict[str, dict[str, Account]] = {customer_id: {} for customer_id in heads}
     for (customer_id, entitlement), account in accounts.items():
@@ -297,14 +299,16 @@ def _all_accounts(connection: Connection, merging: Sequence[Group]) -> set[tuple
     return pairs
 
 
-def _last_instant(groups: Sequence[Group], heads: Mapping[str, CustomerHead]) -> datetime:
+def _last_instant(groups: Sequence[Group], heads: Mapping[str, CustomerHead], catalogue: Catalogue) -> datetime:
     """No event of the batch is recorded later: its instant, raised behind the customer's last and what is booked first.
 
     What falls due in between has to be loaded, also for an account that no event touches: else a split would show.
     """
     instants = [told.now for group in groups for told in group.told]
     instants += [head.recorded_at for head in heads.values() if head.recorded_at is not None]
-    recorded = sum((1 + DUE_MAX) * len(group.customer_ids) * len(group.told) for group in groups)
+    evicting = sum(map(may_evict, catalogue.entitlements.values()))
+    of_each = 1 + evicting + (2 if evicting else 1) * DUE_MAX
+    recorded = sum(of_each * len(group.customer_ids) * len(group.told) for group in groups)
     return max(instants, default=_BEGINNING) + recorded * timedelta(microseconds=1)
 
 
@@ -320,7 +324,7 @@ def _touched(groups: Sequence[Group], states: Mapping[str, SourceState], catalog
         facts = [told.event.fact for told in group.told]
         facts += [fact for key in group.keys if key in states for fact in facts_of(states[key])]
         for fact in facts:
-            if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned | HoldFact):
+            if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned | HoldFact | SeatFact):
                 entitlements.add(fact.entitlement)
             elif isinstance(fact, OfSource):
                 skus |= skus_of(fact)

@@ -25,14 +25,18 @@ from ledger_worker.domain.events import UsageRecorded
 from ledger_worker.domain.requests import (
     Answer,
     Asked,
+    Confirm,
+    Release,
     Request,
     RequestReason,
+    SeatAsked,
     end_event,
     granted_event,
     judge,
     refused_answer,
     refused_of,
     request_hash,
+    seat_event,
 )
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.kafka.murmur2 import murmur2
@@ -209,7 +213,7 @@ def _key(request: Asked) -> Key:
 
 def _hold(request: Asked) -> Key:
     """The key under which the request says that something is held; its own where it is no such request."""
-    return request.caller, request.key if isinstance(request, Request) else request.hold
+    return request.caller, request.hold if isinstance(request, Confirm | Release) else request.key
 
 
 def _to_decide(
@@ -232,6 +236,8 @@ def _may_be_told(
     if isinstance(request, Request):
         items = [UsageRecorded(entitlement=item.entitlement, units=item.units) for item in request.items]
         return [told_of(granted_event(request, item, now), now) for item in items]
+    if isinstance(request, SeatAsked):
+        return [told_of(seat_event(request, now), now)]
     held = holds.get(_hold(request))
     if held is None or held.customer_id not in (request.customer_id, *heads[request.customer_id].linked):
         return []

@@ -15,6 +15,7 @@ from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, EntitlementT
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.ledger import NEVER, GrantTerms, Phase, value_precedence
 from ledger_worker.domain.places import up_to_made
+from ledger_worker.domain.seats import evicted, seats_of
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.values import JsonText, MergePolicy, merged
 
@@ -60,6 +61,8 @@ def settle_due(book: Book, at: datetime) -> None:
     while due := up_to_made(book.due(at)):
         for transition in due:
             book.pass_transition(transition)
+            gone = evicted(book, transition.place[0])
+            book.holders = book.holders[: len(book.holders) - len(gone)]
 
 
 def picture(book: Book) -> EntitlementPicture:
@@ -67,7 +70,8 @@ def picture(book: Book) -> EntitlementPicture:
     entitlement = book.entitlement
     force = _in_force(book)
     reason = _reason(book, force)
-    has_units = entitlement.type is EntitlementType.QUOTA
+    is_quota = entitlement.type is EntitlementType.QUOTA
+    has_units = entitlement.type.has_units
     has_limit = has_units and not force.is_unlimited
     of_setting = resolved(entitlement, force.valued) if force.valued else None
     return EntitlementPicture(
@@ -81,16 +85,17 @@ def picture(book: Book) -> EntitlementPicture:
         allocated=_counted(force.granted) if has_limit else None,
         limit=_counted(force.limit) if has_limit else None,
         used=force.used if has_units else None,
-        held=force.held if has_units else None,
-        remaining=_counted(force.limit - force.used - force.held) if has_limit else None,
-        overage=force.overage if has_units else None,
-        debt=book.debt if has_units else None,
-        forgiven=book.forgiven if has_units else None,
+        held=force.held if is_quota else None,
+        remaining=_counted(_remaining(entitlement, force)) if has_limit else None,
+        overage=force.overage if is_quota else None,
+        debt=book.debt if is_quota else None,
+        forgiven=book.forgiven if is_quota else None,
         value=None if of_setting is None else of_setting.value,
         level=_level(book, force) if has_units else None,
         starts_at=_starts_at(book, force),
         expires_at=None if force.ends_at is NEVER else force.ends_at,
         period_end=force.period_end,
+        holders=None if is_quota or not has_units else tuple(one.name for one in book.holders),
         suspension_causes=tuple(sorted(set(force.causes))) or None,
         upcoming=_upcoming(book),
         over_allocated=_counted(force.short) if has_units else None,
@@ -129,7 +134,7 @@ def shown_units(book: Book) -> tuple[int | None, int, int]:
     What the check path reads of an account.
     """
     force = _in_force(book)
-    has_limit = book.entitlement.type is EntitlementType.QUOTA and not force.is_unlimited
+    has_limit = book.entitlement.type.has_units and not force.is_unlimited
     return _counted(force.limit) if has_limit else None, force.used, force.held
 
 
@@ -174,7 +179,8 @@ class _Force(msgspec.Struct):
     """What is active and not suspended, taken together; `ends_at` is None without any, `NEVER` when one never ends.
 
     `overage` is what counts: since the earliest start of it, or else since the last end. `causes` are what suspends
-    the others; `short` is over-allocation of both. `valued` are the terms of what has a value.
+    the others; `short` is over-allocation of both. Of seats `used` are the holders, and `short` those beyond all seats.
+    `valued` are the terms of what has a value.
     """
 
     grants: int = 0
@@ -192,6 +198,12 @@ class _Force(msgspec.Struct):
     causes: tuple[str, ...] = ()
     short: int = 0
     valued: list[GrantTerms] = []
+
+
+def _remaining(entitlement: Entitlement, force: _Force) -> int:
+    """What is left; never less than no seat, for who has one may keep it when there are fewer."""
+    left = force.limit - force.used - force.held
+    return max(0, left) if entitlement.type is EntitlementType.SEATS else left
 
 
 def _counted(units: int) -> int:
@@ -231,6 +243,10 @@ def _in_force(book: Book) -> _Force:
         force.overage = sum(
             units for started_at, units in book.overage_since.all if since is None or started_at >= since
         )
+    if book.entitlement.type is EntitlementType.SEATS:
+        seats = seats_of(book)
+        force.used = len(book.holders)
+        force.short = 0 if seats is None else max(0, force.used - seats)
     return force
 
 
@@ -296,8 +312,12 @@ def _reason(book: Book, force: _Force) -> AccessReason:
         return AccessReason.NOT_ENTITLED if book.last_end is None else AccessReason.EXPIRED
     if book.debt > 0 and book.entitlement.debt is DebtPolicy.BLOCK:
         return AccessReason.IN_DEBT
-    if book.entitlement.type is not EntitlementType.QUOTA or force.is_unlimited:
+    if not book.entitlement.type.has_units or force.is_unlimited:
         return AccessReason.ALLOWED
+    if book.entitlement.type is EntitlementType.SEATS:
+        if force.limit:
+            return AccessReason.ALLOWED
+        return AccessReason.REVOKED if force.granted else AccessReason.EXHAUSTED
     if force.available or (book.entitlement.limit is LimitPolicy.SOFT and not force.is_revoked):
         return AccessReason.ALLOWED
     return AccessReason.REVOKED if force.granted > 0 and not force.used + force.held else AccessReason.EXHAUSTED

@@ -1,11 +1,12 @@
-"""Answering what is asked: to use units now, to hold them, and to confirm or release what is held.
+"""Answering what is asked: to use units, to hold them, to confirm or release what is held; and who has a seat.
 
 Whatever is granted is recorded as events under the customer's lock, decided like any others; what is refused changes
 nothing. A hold is found by its first answer, which says what it is of and whether it was granted at all.
 
 Checks are made in this order, and the first that applies decides. Of units asked for: each item by itself (not in the
 catalogue, wrong type, what the picture says, fewer left, too many holds). Of a hold's end: unknown, expired, ended
-before, more than held.
+before, more than held. Of a seat: as of one item, then whether the holder has one, whether anybody may come in, whether
+one is left, whether more holders could be told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decide import Decision
 from ledger_worker.domain.decided import Decided, Loaded, NeedsHistory, TooManyDue, told_of
-from ledger_worker.domain.events import HoldFact, HoldTaken, UsageRecorded
+from ledger_worker.domain.events import HoldFact, HoldTaken, SeatFact, UsageRecorded
 from ledger_worker.domain.holds import HOLDS_MAX
 from ledger_worker.domain.owners import goes_on_as
 from ledger_worker.domain.requests import (
@@ -30,6 +31,7 @@ from ledger_worker.domain.requests import (
     Release,
     Request,
     RequestReason,
+    SeatAsked,
     end_event,
     grantable,
     granted_event,
@@ -37,6 +39,9 @@ from ledger_worker.domain.requests import (
     held_of,
     hold_key_of,
     refused_of,
+    seat_answered,
+    seat_event,
+    seat_refusal,
     sentence_of,
 )
 from ledger_worker.domain.side import Side
@@ -90,6 +95,8 @@ class _Answering:
             return now
         if isinstance(asked, Request):
             answered = self._give(asked, own, now)
+        elif isinstance(asked, SeatAsked):
+            answered = self._seat(asked, own, now)
         else:
             held = self._answers.get((asked.caller, asked.hold)) or to_answer.held
             answered = self._end(asked, own, held, now)
@@ -176,6 +183,27 @@ class _Answering:
             item = Item(entitlement=name, units=units)
             items.append(granted_of(item, units, entries, hold_key_of(held, name), user.shown(name)))
         return _answer(asked, user, now, tuple(items))
+
+    # -- somebody has a seat --
+
+    def _seat(self, asked: SeatAsked, own: Side, now: datetime) -> Answer:
+        user = self._user(asked.customer_id, now)
+        shown = None
+        if asked.entitlement in self.decision.catalogue.entitlements:
+            user.open(asked.entitlement)
+            shown = user.shown(asked.entitlement)
+        reason = seat_refusal(asked, self.decision.catalogue, shown)
+        if reason is not None:
+            refused = seat_answered(asked, reason, shown)
+            answered = _answer(asked, user, now, (refused,))
+            message = f"{asked.entitlement}, of {asked.holder}: {reason.replace('_', ' ')}"
+            return msgspec.structs.replace(answered, is_granted=False, reason=reason, message=message)
+        now = _behind(own, now)
+        told = told_of(seat_event(asked, now), now)
+        if isinstance(told.event.fact, SeatFact):
+            self.decision.seat(told, told.event.fact, now)
+        granted = seat_answered(asked, None, user.shown(asked.entitlement))
+        return _answer(asked, user, now, (granted,))
 
     def _user(self, customer_id: str, now: datetime) -> Side:
         """Whom the customer has gone on as by now."""

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType, value_problem
+from ledger_worker.domain.catalogue import Catalogue, value_problem
 from ledger_worker.domain.events import AssignmentExtended, AssignmentRenewed, AssignmentRevoked, EntitlementAssigned
 from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.stretches import grant_id
@@ -49,7 +49,7 @@ def is_ruled_out(telling: AssignmentTelling, renewal: AssignmentRenewed, catalog
     if telling.assigned is None:
         return False
     entitlement = catalogue.entitlements[telling.assigned.content.entitlement]
-    if renewal.units is not None and entitlement.type is not EntitlementType.QUOTA:
+    if renewal.units is not None and not entitlement.type.has_units:
         return True
     return renewal.value is not None and value_problem(renewal.value, entitlement) is not None
 

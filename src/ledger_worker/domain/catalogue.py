@@ -31,6 +31,7 @@ __all__ = [
     "Offer",
     "OnCancel",
     "OnChange",
+    "OnShrink",
     "OveragePolicy",
     "RefundPolicy",
     "ReturnAfterEnd",
@@ -43,11 +44,20 @@ __all__ = [
 
 
 class EntitlementType(StrEnum):
-    """What holding an entitlement means: yes or no (`access`), units to use (`quota`), a JSON value (`setting`)."""
+    """What holding an entitlement means.
+
+    Yes or no (`access`), units to use (`quota`), seats for named holders (`seats`), a JSON value (`setting`).
+    """
 
     ACCESS = "access"
     QUOTA = "quota"
+    SEATS = "seats"
     SETTING = "setting"
+
+    @property
+    def has_units(self) -> bool:
+        """Whether it is given in units."""
+        return self in {EntitlementType.QUOTA, EntitlementType.SEATS}
 
 
 class LimitPolicy(StrEnum):
@@ -114,6 +124,17 @@ class OnChange(StrEnum):
     PRORATE = "prorate"
 
 
+class OnShrink(StrEnum):
+    """What becomes of holders when fewer seats are left than they are.
+
+    They stay (`keep`), nobody new comes in meanwhile, not even by a swap (`block_new`), or the newest lose their seats.
+    """
+
+    KEEP = "keep"
+    BLOCK_NEW = "block_new"
+    REVOKE_NEWEST = "revoke_newest"
+
+
 class Clock(StrEnum):
     """Whether a pause moves the end by the time it took (`stops`) or the paid time goes on (`runs`)."""
 
@@ -146,6 +167,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are
     percentages of the limit whose crossing is told, ascending. `merge` is of a setting, and stays as first published.
     `expiring_soon` are the times before an end at which it is told that it comes, such as `P7D` or `PT12H`.
+    `on_shrink` is of seats.
     """
 
     key: str
@@ -159,6 +181,7 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     debt: DebtPolicy = DebtPolicy.FORGIVE
     overage: OveragePolicy = OveragePolicy.SEPARATE
     late_usage: LateUsage = LateUsage.COUNT_NOW
+    on_shrink: OnShrink = OnShrink.KEEP
     thresholds: tuple[int, ...] = (80, 100)
     expiring_soon: tuple[str, ...] = ()
     version: int = 0
@@ -172,8 +195,8 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of an offer: what one entitlement is given per quantity of the SKU.
 
-    `units` per quantity; None for access, for a setting and for an unlimited quota. `value` is what a setting is given,
-    whatever the quantity. `lasts` is `period` (the subscription's billing
+    `units` per quantity; None for access, for a setting, and for an unlimited quota or any number of seats. `value` is
+    what a setting is given, whatever the quantity. `lasts` is `period` (the subscription's billing
     period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first.
     `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told, `grace_seconds`
     how long access goes on after a payment failed. What is left at a period's end goes on into the next one up to
@@ -378,6 +401,10 @@ def _entitlement_problems(entitlement: Entitlement) -> list[str]:
         problems.append(
             f"{where}: merge is {entitlement.merge}, expected none for an entitlement of type {entitlement.type}"
         )
+    if entitlement.type is not EntitlementType.SEATS and entitlement.on_shrink is not OnShrink.KEEP:
+        problems.append(
+            f"{where}: on_shrink is {entitlement.on_shrink}, expected it of an entitlement of type seats only"
+        )
     if entitlement.type is EntitlementType.QUOTA and not entitlement.unit:
         problems.append(f"{where}: unit is missing, expected the name of the quota's smallest unit")
     if len(entitlement.expiring_soon) > _LEADS_MAX:
@@ -437,11 +464,13 @@ def _allowance_problems(allowance: Allowance, given: dict[str, Entitlement]) -> 
     if entitlement is None:
         problems.append(f"entitlement {allowance.entitlement} is not in the catalogue, expected one that is")
     else:
-        if entitlement.type is not EntitlementType.QUOTA and allowance.units is not None:
+        if not entitlement.type.has_units and allowance.units is not None:
             problems.append(f"units is {allowance.units}, expected none for an entitlement of type {entitlement.type}")
         problem = value_problem(allowance.value, entitlement)
         if problem is not None:
             problems.append(problem)
+        if entitlement.type is EntitlementType.SEATS:
+            problems += _seats_problems(allowance)
     if allowance.units is not None and not 0 <= allowance.units <= UNITS_MAX:
         problems.append(f"units is {allowance.units}, expected 0 to {UNITS_MAX}, or none for unlimited")
     if allowance.lasts not in ("period", "forever") and _duration(allowance.lasts) == (0, timedelta()):
@@ -480,4 +509,18 @@ def _recurrence_problems(allowance: Allowance) -> list[str]:
         problems.append("rollover_units is set, expected it only without every")
     if allowance.extend_on_won:
         problems.append("extend_on_won is set, expected it only without every: the next one begins at the end")
+    return problems
+
+
+def _seats_problems(allowance: Allowance) -> list[str]:
+    """Seats are there or not: nothing of them is left over, and a share of the time is no number of them."""
+    problems = []
+    if allowance.rollover_units:
+        problems.append(f"rollover_units is {allowance.rollover_units}, expected 0 for seats")
+    for name, is_share in (
+        ("refund", allowance.refund is RefundPolicy.PRORATE),
+        ("on_change", allowance.on_change is OnChange.PRORATE),
+    ):
+        if is_share:
+            problems.append(f"{name} is prorate, expected another policy for seats")
     return problems

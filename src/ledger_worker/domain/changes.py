@@ -20,7 +20,8 @@ class EntitlementPicture(msgspec.Struct, frozen=True, kw_only=True):
     by the grants in force, `limit` what is left of that after revocations, expiries and moves; `remaining = limit -
     used - held`. `expires_at` is when the present access ends if nothing more is told (None: never, or no access);
     `period_end` the end of the paid period without leeway. `value` is JSON text. `level` is the highest threshold
-    reached, in percent. `over_allocated` is by how many units the allocation shrank below use.
+    reached, in percent. `holders` have seats, in the order of their taking. `over_allocated` is by how many units, or
+    seats, the allocation shrank below use.
     """
 
     entitlement: str

@@ -169,6 +169,7 @@ class Course:
             released_at=self.released_at,
             warned_at=None if self.warned is None else self.warned[0],
             warned_tie="" if self.warned is None else self.warned[1],
+            holders=self.holders,
             stated_until=self.stated_until,
             since_state=self.since_state,
         )
@@ -238,6 +239,7 @@ class Course:
         self.claims = list(account.claims)
         self.released_at = account.released_at
         self.warned = None if account.warned_at is None else (account.warned_at, account.warned_tie)
+        self.holders = account.holders
         self.stated_until = account.stated_until
         self.since_state = account.since_state
         self._next_transition_at = account.next_transition_at

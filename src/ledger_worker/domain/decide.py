@@ -39,6 +39,7 @@ from ledger_worker.domain.events import (
     HoldTaken,
     OfferReached,
     OfSource,
+    SeatFact,
     UsageRecorded,
     UsageReversed,
     customers_of,
@@ -50,6 +51,7 @@ from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import Transition, up_to_made
 from ledger_worker.domain.refusal import refusal
+from ledger_worker.domain.seats import evicted, holders_after, may_evict
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import SourceState, fold, refold
@@ -238,7 +240,7 @@ class Decision:
         What happens to one entitlement at one instant is told once, with the last of it: a period that ends where the
         next one begins is no loss of access. Returns the last instant used.
         """
-        instant = now - len(due) * _MICROSECOND
+        instant = now - sum(1 + may_evict(side.books[one.entitlement].entitlement) for side, one in due) * _MICROSECOND
         last = max((side.last for side in sides if side.last is not None), default=None)
         if last is not None:
             instant = max(instant, last + _MICROSECOND)
@@ -254,15 +256,14 @@ class Decision:
             if transition.is_told_apart:
                 was = side.shown(transition.entitlement)
             tells_now = transition.is_told_apart or tells[moment] == place
-            self._pass(side, transition, instant, was if tells_now else None)
             side.last = instant
-            instant += _MICROSECOND
+            instant = self._pass(side, transition, instant, was if tells_now else None) + _MICROSECOND
         return instant - _MICROSECOND
 
-    def _pass(self, side: Side, transition: Transition, now: datetime, before: EntitlementPicture | None) -> None:
+    def _pass(self, side: Side, transition: Transition, now: datetime, before: EntitlementPicture | None) -> datetime:
         """One transition is booked, with what moved by it to other customers; it takes an inbox row if anything was.
 
-        It is told when `before`, the picture to compare with, is given.
+        It is told when `before`, the picture to compare with, is given. Returns the last instant used.
         """
         told = told_of(side.transition_event(transition), now)
         is_told = transition.is_warning and side.open(transition.entitlement).warns(transition)
@@ -272,6 +273,7 @@ class Decision:
         effect.couple()
         if effect.post(told):
             self._keep(None, told, now, Outcome.APPLIED)
+        return self._evict(effect, now)
 
     # -- checks --
 
@@ -371,6 +373,41 @@ class Decision:
         self._keep(place, told, now, outcome, counted_at)
         effect.post(told)
 
+    # -- seats --
+
+    def seat(self, told: Told, fact: SeatFact, now: datetime) -> None:
+        """What was decided of who holds a seat is recorded and told."""
+        effect = Effect(self.customers, now)
+        side = self.customers.side(goes_on_as(told.event.customer_id, self.customers.merges, now))
+        book = self._touched(effect, side.customer_id, fact.entitlement)
+        book.holders = holders_after(book.holders, fact, now)
+        side.is_changed(fact.entitlement)
+        self._keep(None, told, now, Outcome.APPLIED, now)
+        effect.post(told)
+        self._evict(effect, now)
+
+    def _evict(self, effect: Effect, now: datetime) -> datetime:
+        """Where the effect left fewer seats than holders, those without one are recorded right behind it, and told.
+
+        Returns the last instant used.
+        """
+        for side, entitlement in effect.touched:
+            book = side.open(entitlement)
+            gone = evicted(book, effect.until)
+            if not gone:
+                continue
+            now += _MICROSECOND
+            if side.last is not None and side.last >= now:
+                now = side.last + _MICROSECOND
+            told = told_of(side.eviction_event(entitlement, tuple(one.name for one in gone), now), now)
+            before = side.shown(entitlement)
+            book.holders = book.holders[: -len(gone)]
+            side.is_changed(entitlement)
+            self._keep(None, told, now, Outcome.APPLIED, now)
+            side.post(told, now, (), {entitlement: before})
+            side.last = now
+        return now
+
     # -- merges --
 
     def _merge(self, place: int, told: Told, fact: CustomersMerged, now: datetime) -> None:
@@ -399,6 +436,7 @@ class Decision:
             effect.leave(side, entitlement, at)
         effect.couple()
         effect.post(told)
+        self._evict(effect, now)
 
     # -- sources --
 
@@ -413,6 +451,7 @@ class Decision:
         effect = Effect(self.customers, now)
         effect.book(folded)
         effect.post(told)
+        self._evict(effect, now)
 
     def _reach(self, place: int, told: Told, fact: OfferReached, now: datetime) -> None:
         key = fact.source_key
@@ -423,6 +462,7 @@ class Decision:
         effect = Effect(self.customers, now)
         effect.book(folded)
         effect.post(told)
+        self._evict(effect, now)
 
     # -- keeping and posting --
 

@@ -23,6 +23,7 @@ from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal
 from ledger_worker.domain.owners import Held, goes_on_as
 from ledger_worker.domain.parcels import Parcel
 from ledger_worker.domain.places import Place, all_of
+from ledger_worker.domain.seats import merged as holders_merged
 from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import Folded
 
@@ -56,6 +57,17 @@ class Effect:
         self._before: dict[str, dict[str, EntitlementPicture]] = {}
         self._is_near: dict[str, dict[str, bool]] = {}
         self._touched: list[tuple[Side, str]] = []
+
+    @property
+    def until(self) -> datetime:
+        """The instant up to which the books are settled."""
+        return self._until[0]
+
+    @property
+    def touched(self) -> list[tuple[Side, str]]:
+        """Whose book of which entitlement may have changed, each once, in key order."""
+        found = {(side.customer_id, entitlement): side for side, entitlement in self._touched}
+        return [(side, key[1]) for key, side in sorted(found.items())]
 
     def touch(self, side: Side, entitlement: str) -> None:
         """The entitlement's book, which is open, is about to change: a later call for it does nothing."""
@@ -102,7 +114,7 @@ class Effect:
         self.couple()
 
     def leave(self, side: Side, entitlement: str, at: datetime) -> None:
-        """Overage, debt, open holds and later usage of one entitlement go on with the customer."""
+        """Overage, debt, open holds, later usage and the holders of one entitlement go on with the customer."""
         book = side.open(entitlement)
         self.touch(side, entitlement)
         lines, usage, holds = book.leave(at, self._now)
@@ -110,6 +122,12 @@ class Effect:
         side.is_changed(entitlement)
         same = self._customers.aliases(side.customer_id)
         merges = self._customers.merges
+        if book.holders:
+            root = same[0]
+            joined = root.open(entitlement)
+            self.touch(root, entitlement)
+            joined.holders, book.holders = holders_merged(joined.holders, book.holders), ()
+            root.is_changed(entitlement)
         reversals = {one.tie: one for each in same for one in each.open(entitlement).reversals()}
         gone_on = [piece for hold in holds for piece in pieces(hold, side.customer_id, merges)]
         for other in same:

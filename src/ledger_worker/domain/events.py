@@ -48,6 +48,11 @@ __all__ = [
     "PurchaseTransferred",
     "RefundLine",
     "RefundReversed",
+    "SeatAssigned",
+    "SeatFact",
+    "SeatSwapped",
+    "SeatUnassigned",
+    "SeatsRevoked",
     "SourceFact",
     "SubscriptionActivated",
     "SubscriptionAddOnAdded",
@@ -513,6 +518,38 @@ class HoldReleased(_Value, frozen=True, kw_only=True, tag_field="type", tag="Hol
     hold_event_id: str
 
 
+class SeatAssigned(_Value, frozen=True, kw_only=True, tag_field="type", tag="SeatAssigned"):
+    """A request was granted: the holder has a seat. Never on a topic, like the other facts about seats."""
+
+    entitlement: str
+    holder: str
+
+
+class SeatUnassigned(_Value, frozen=True, kw_only=True, tag_field="type", tag="SeatUnassigned"):
+    """A request was granted: the holder has given the seat back."""
+
+    entitlement: str
+    holder: str
+
+
+class SeatSwapped(_Value, frozen=True, kw_only=True, tag_field="type", tag="SeatSwapped"):
+    """A request was granted: the seat of `holder`, with its place in their order, is that of `to`."""
+
+    entitlement: str
+    holder: str
+    to: str
+
+
+class SeatsRevoked(_Value, frozen=True, kw_only=True, tag_field="type", tag="SeatsRevoked"):
+    """The ledger's own event: fewer seats are there than holders, and the newest of these have none any more.
+
+    Built under the customer's lock, right behind what took the seats. `holders` are in the order of their taking.
+    """
+
+    entitlement: str
+    holders: tuple[str, ...]
+
+
 class TransitionsDue(_Value, frozen=True, kw_only=True, tag_field="type", tag="TransitionsDue"):
     """The ledger's own event: an instant that the books already knew of has come, of a grant or of a hold.
 
@@ -571,11 +608,13 @@ SubscriptionFact = (
 AssignmentFact = EntitlementAssigned | AssignmentRenewed | AssignmentExtended | AssignmentRevoked
 """What a person does by hand; told through `apply`, never on a topic."""
 SourceFact = OrderFact | SubscriptionFact | AssignmentFact
-OwnFact = TransitionsDue | OfferReached
+OwnFact = TransitionsDue | OfferReached | SeatsRevoked
 """What the ledger tells itself."""
 HoldFact = HoldTaken | HoldConfirmed | HoldReleased
 """What was decided of requests to reserve units; what was granted to be used at once is usage."""
-Fact = SourceFact | CustomersMerged | UsageRecorded | UsageReversed | HoldFact | OwnFact
+SeatFact = SeatAssigned | SeatUnassigned | SeatSwapped | SeatsRevoked
+"""What was decided of who holds a seat."""
+Fact = SourceFact | CustomersMerged | UsageRecorded | UsageReversed | HoldFact | SeatFact | OwnFact
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ __all__ = [
     "Grant",
     "GrantTerms",
     "Hold",
+    "Holder",
     "Kind",
     "Line",
     "OpenHold",
@@ -347,6 +348,13 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     short: int = 0
 
 
+class Holder(msgspec.Struct, frozen=True, array_like=True):
+    """Somebody who has a seat, and since when the seat is taken: a swap hands that on."""
+
+    name: str
+    since: datetime
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """One customer and entitlement as booked.
 
@@ -355,9 +363,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     `next_transition_at` is the first instant after that at which something happens by itself. `waiting` are the inbox
     keys of usage that was reversed before it was told. `holds` are the open ones in the order of their taking, `claims`
     what cuts may still take of them, `released_at` is when the last hold ended. Ends that are near were told up to
-    (`warned_at`, `warned_tie`). No day state is stored of an instant
-    after `stated_until`, and `since_state` usages and ends of holds were booked since the newest; both only say when
-    the next one is due.
+    (`warned_at`, `warned_tie`). `holders` have seats, in the order of their taking: decisions, which settling never
+    changes. No day state is stored of an instant after `stated_until`, and `since_state` usages and ends of holds were
+    booked since the newest; both only say when the next one is due.
     """
 
     entitlement: str
@@ -379,6 +387,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     released_at: datetime | None = None
     warned_at: datetime | None = None
     warned_tie: str = ""
+    holders: tuple[Holder, ...] = ()
     stated_until: datetime | None = None
     since_state: int = 0
 

@@ -6,6 +6,9 @@ what fell due by then has happened, whoever booked it and when, and what happene
 instants is known all the same where it says what will be, or shapes what was: an end, a refund that is dated ahead, a
 transfer. That is what a ledger would say that was told the same and nothing else, and asked at that instant.
 
+Who holds a seat are decisions: those that were recorded by the instant asked for. What fell due by then and nobody has
+booked took seats all the same.
+
 Customers who are tied are settled together, because units, overage and debt go from one to the other. A run is made
 again where what came from others is not what it was made with; each such round goes on to a later instant, so it ends
 with the last transfer or merge.
@@ -26,6 +29,8 @@ from ledger_worker.domain.events import (
     HoldFact,
     OfferReached,
     OfSource,
+    SeatFact,
+    SeatsRevoked,
     UsageRecorded,
     UsageReversed,
     source_key,
@@ -35,6 +40,7 @@ from ledger_worker.domain.ledger import Account, GrantTerms, Hold, Line, Phase, 
 from ledger_worker.domain.owners import Held, Merge, goes_on_as, same_persons
 from ledger_worker.domain.parcels import Parcel, left_by
 from ledger_worker.domain.places import all_of
+from ledger_worker.domain.seats import HoldersTold, evicted
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import SourceState, recorded, refold
 from ledger_worker.domain.usage import reversal_of, usage_of
@@ -45,8 +51,8 @@ __all__ = ["KnownEvent", "books_at", "merges_of"]
 class KnownEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event as it was recorded, with what became of it, under its inbox key.
 
-    `catalogue_version` is the catalogue that was in force when it was recorded. `counted_at` is set of usage, of holds,
-    of a reversal and of a merge.
+    `catalogue_version` is the catalogue that was in force when it was recorded. `counted_at` is set of usage, of holds
+    and seats, of a reversal and of a merge.
     """
 
     event: Event
@@ -79,6 +85,9 @@ def books_at(known: Sequence[KnownEvent], catalogue: Catalogue, at: datetime) ->
     for key, facts in told.sources.items():
         for held in _given(key, facts, told.folds, catalogue, merges):
             told.account(held.customer_id, held.terms.entitlement).terms.append(held.terms)
+    seats = _Seats(known, at)
+    for customer_id, entitlement in seats.accounts:
+        told.account(customer_id, entitlement)
     by_entitlement: dict[str, dict[str, _Account]] = defaultdict(dict)
     for (customer_id, entitlement), account in told.accounts.items():
         by_entitlement[entitlement][customer_id] = account
@@ -87,6 +96,7 @@ def books_at(known: Sequence[KnownEvent], catalogue: Catalogue, at: datetime) ->
         settling = _Settling(catalogue.entitlements[entitlement], by_entitlement[entitlement], merges, at)
         for customer_id, book in settling.books().items():
             books[customer_id][entitlement] = book
+            seats.take_in(book)
     return dict(books)
 
 
@@ -144,6 +154,44 @@ class _Told:
         if found is None:
             found = self.accounts[customer_id, entitlement] = _Account()
         return found
+
+
+class _Seats:
+    """Who held seats at `at`, by what was decided until then; `accounts` are those, by customer and entitlement."""
+
+    def __init__(self, known: Iterable[KnownEvent], at: datetime) -> None:
+        self._at = at
+        self._told: dict[str, HoldersTold] = defaultdict(HoldersTold)
+        self._evicted_later: set[tuple[str, str]] = set()
+        self.accounts: list[tuple[str, str]] = []
+        in_order = sorted((one for one in known if one.counted_at is not None), key=_recorded_at)
+        merged: list[tuple[str, str]] = []
+        for one in in_order:
+            fact, teller, counted_at = one.event.fact, one.event.customer_id, one.counted_at or at
+            if isinstance(fact, CustomersMerged) and counted_at <= at:
+                merged.append((teller, fact.into_customer_id))
+                for told in self._told.values():
+                    told.merge(*merged[-1])
+            elif isinstance(fact, SeatFact) and counted_at <= at:
+                if fact.entitlement not in self._told:
+                    for merge in merged:
+                        self._told[fact.entitlement].merge(*merge)
+                self._told[fact.entitlement].tell(teller, fact, counted_at)
+            elif isinstance(fact, SeatsRevoked):
+                self._evicted_later.add((teller, fact.entitlement))
+        for entitlement, told in self._told.items():
+            self.accounts += [(customer_id, entitlement) for customer_id in told.owners()]
+
+    def take_in(self, book: Book) -> None:
+        """The book, which stands at `at`, has its holders.
+
+        Without whom an ending that nobody has booked left no seat: where it was booked later, they had it until then.
+        """
+        entitlement = book.entitlement.key
+        if entitlement in self._told:
+            book.holders = self._told[entitlement].of(book.customer_id)
+            if (book.customer_id, entitlement) not in self._evicted_later:
+                book.holders = book.holders[: len(book.holders) - len(evicted(book, self._at))]
 
 
 def _given(

@@ -38,10 +38,13 @@ def refusal(
         return DeadLetterReason.UNKNOWN_ENTITLEMENT, (
             f"entitlement {fact.entitlement} is not in the catalogue, expected one that is published"
         )
-    counts_units = is_usage or fact.units is not None
-    if counts_units and entitlement.type is not EntitlementType.QUOTA:
+    if is_usage and entitlement.type is not EntitlementType.QUOTA:
         return DeadLetterReason.WRONG_TYPE, (
-            f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for units"
+            f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota for usage"
+        )
+    if not is_usage and fact.units is not None and not entitlement.type.has_units:
+        return DeadLetterReason.WRONG_TYPE, (
+            f"entitlement {fact.entitlement} is of type {entitlement.type}, expected a quota or seats for units"
         )
     problem = value_problem(fact.value, entitlement) if isinstance(fact, EntitlementAssigned) else None
     return None if problem is None else (DeadLetterReason.WRONG_TYPE, f"entitlement {fact.entitlement}: {problem}")

@@ -7,6 +7,9 @@ the picture of the entitlement where its book stands, so a check, a request and 
 Asked with `hold_seconds` the units are not used but reserved, for so long. The hold is named by the key it was taken
 under, and ends once: a `Confirm` uses what it says and gives back the rest, a `Release` gives back all, and so does
 time.
+
+Of seats it is asked who holds one (`SeatAsked`). What is granted is recorded as a decision, and nothing told later
+takes it back but fewer seats, where the entitlement says so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType, LimitPolicy, OnShrink
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import (
     ID_LENGTH_MAX,
@@ -27,10 +30,14 @@ from ledger_worker.domain.events import (
     HoldConfirmed,
     HoldReleased,
     HoldTaken,
+    SeatAssigned,
+    SeatSwapped,
+    SeatUnassigned,
     UsageRecorded,
     event_key,
 )
 from ledger_worker.domain.ledger import Entry, Kind
+from ledger_worker.domain.seats import HOLDERS_BYTES_MAX, HOLDERS_MAX
 
 __all__ = [
     "HOLD_SECONDS_MAX",
@@ -38,6 +45,7 @@ __all__ = [
     "KEY_LENGTH_MAX",
     "Answer",
     "Asked",
+    "AssignSeat",
     "Confirm",
     "Covered",
     "Granted",
@@ -45,6 +53,9 @@ __all__ = [
     "Release",
     "Request",
     "RequestReason",
+    "SeatAsked",
+    "SwapSeat",
+    "UnassignSeat",
     "end_event",
     "end_id",
     "grantable",
@@ -56,6 +67,9 @@ __all__ = [
     "refused_answer",
     "refused_of",
     "request_hash",
+    "seat_answered",
+    "seat_event",
+    "seat_refusal",
     "sentence_of",
 ]
 
@@ -65,6 +79,9 @@ KEY_LENGTH_MAX = 90
 """Longest caller and longest key in characters: with the key of an entitlement they make an event id."""
 HOLD_SECONDS_MAX = 30 * 86_400
 """Longest time that units can be held, in seconds."""
+
+ENTITLEMENT_LENGTH_MAX = 100
+"""Longest key that an entitlement can have in characters."""
 
 _SAID_BITS_MAX = 64
 
@@ -79,7 +96,7 @@ class RequestReason(StrEnum):
     UNKNOWN_ENTITLEMENT = "unknown_entitlement"
     """The entitlement is not in the catalogue."""
     WRONG_TYPE = "wrong_type"
-    """The entitlement has no units to use up."""
+    """The entitlement has no units to use up; or, where a seat is asked for, no seats."""
     NOT_ENTITLED = "not_entitled"
     """Nobody has told the ledger anything of the customer."""
     UNKNOWN_HOLD = "unknown_hold"
@@ -90,14 +107,22 @@ class RequestReason(StrEnum):
     """The hold was confirmed or released before, under another key."""
     MORE_THAN_HELD = "more_than_held"
     """More units are to be confirmed than the hold has."""
+    SEAT_TAKEN = "seat_taken"
+    """Who is to have a seat has one."""
+    UNKNOWN_HOLDER = "unknown_holder"
+    """Who is to give a seat back, or to pass it on, has none."""
+    OVER_ALLOCATED = "over_allocated"
+    """More seats are held than there are, and the entitlement lets nobody new in then (`OnShrink.BLOCK_NEW`)."""
     PARKED = "parked"
     """An operator holds the customer, or one it is tied to: ask again later. Nothing of it is kept."""
     OUT_OF_RANGE = "out_of_range"
     """Counted with what was used before, the units pass what 64 bits hold. Nothing of it is kept."""
     EXHAUSTED = "exhausted"
-    """Fewer units are left than were asked for, and the limit is hard."""
+    """Fewer units are left than were asked for, and the limit is hard; or no seat is left."""
     TOO_MANY_HOLDS = "too_many_holds"
     """As many holds of the entitlement are open as one customer may have (`holds.HOLDS_MAX`)."""
+    TOO_MANY_HOLDERS = "too_many_holders"
+    """As many hold a seat of the entitlement as can be told of one customer (`seats.HOLDERS_MAX`)."""
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +169,40 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     hold: str
 
 
-Asked = Request | Confirm | Release
+class AssignSeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """The holder is to have a seat of the customer's entitlement."""
+
+    caller: str
+    key: str
+    customer_id: str
+    entitlement: str
+    holder: str
+
+
+class UnassignSeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """The holder gives the seat back: always possible."""
+
+    caller: str
+    key: str
+    customer_id: str
+    entitlement: str
+    holder: str
+
+
+class SwapSeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=True):
+    """The seat of `holder` is to be that of `to`, in the same place of their order."""
+
+    caller: str
+    key: str
+    customer_id: str
+    entitlement: str
+    holder: str
+    to: str
+
+
+SeatAsked = AssignSeat | UnassignSeat | SwapSeat
+"""What can be asked of who holds a seat."""
+Asked = Request | Confirm | Release | SeatAsked
 """What can be asked, and is answered once under the key of its caller."""
 
 
@@ -195,22 +253,35 @@ def request_hash(request: Asked) -> bytes:
 
 def judge(request: Asked) -> str | None:
     """What is impossible in the request alone, as a sentence with what was expected; else None."""
-    items = () if isinstance(request, Release) else request.items
+    items = request.items if isinstance(request, Request | Confirm) else ()
     for name, text, most in (
         ("caller", request.caller, KEY_LENGTH_MAX),
         ("key", request.key, KEY_LENGTH_MAX),
-        *((("hold", request.hold, KEY_LENGTH_MAX),) if not isinstance(request, Request) else ()),
+        *((("hold", request.hold, KEY_LENGTH_MAX),) if isinstance(request, Confirm | Release) else ()),
         ("customer_id", request.customer_id, ID_LENGTH_MAX),
         *(("entitlement", item.entitlement, ID_LENGTH_MAX) for item in items),
+        *(_seat_texts(request) if isinstance(request, SeatAsked) else ()),
     ):
         if not 1 <= len(text) <= most:
             return f"{name} has {len(text)} characters, expected 1 to {most}"
         if not text.isprintable():
             return f"{name} has characters that cannot be printed, expected none"
+    if isinstance(request, SwapSeat) and request.to == request.holder:
+        return f"to is {request.to} as holder is, expected somebody else"
     least = 1 if isinstance(request, Request) else 0
     if not least <= len(items) <= ITEMS_MAX:
         return f"the request has {len(items)} items, expected {least} to {ITEMS_MAX}"
     return _problem_in(items) or (_problem_in_time(request.hold_seconds) if isinstance(request, Request) else None)
+
+
+def _seat_texts(request: SeatAsked) -> list[tuple[str, str, int]]:
+    texts = [
+        ("entitlement", request.entitlement, ENTITLEMENT_LENGTH_MAX),
+        ("holder", request.holder, ID_LENGTH_MAX),
+    ]
+    if isinstance(request, SwapSeat):
+        texts.append(("to", request.to, ID_LENGTH_MAX))
+    return texts
 
 
 def _problem_in(items: Sequence[Item]) -> str | None:
@@ -247,6 +318,68 @@ def grantable(
     if item.units <= left:
         return item.units, None
     return (left, None) if up_to and left else (0, RequestReason.EXHAUSTED)
+
+
+def seat_refusal(asked: SeatAsked, catalogue: Catalogue, shown: EntitlementPicture | None) -> str | None:
+    """Why it cannot be granted where the entitlement is as shown; None when it can."""
+    entitlement = catalogue.entitlements.get(asked.entitlement)
+    if entitlement is None or shown is None:
+        return RequestReason.UNKNOWN_ENTITLEMENT
+    if entitlement.type is not EntitlementType.SEATS:
+        return RequestReason.WRONG_TYPE
+    holders = shown.holders or ()
+    if isinstance(asked, UnassignSeat):
+        return None if asked.holder in holders else RequestReason.UNKNOWN_HOLDER
+    if not shown.allowed:
+        return shown.reason
+    if (asked.to if isinstance(asked, SwapSeat) else asked.holder) in holders:
+        return RequestReason.SEAT_TAKEN
+    if isinstance(asked, SwapSeat) and asked.holder not in holders:
+        return RequestReason.UNKNOWN_HOLDER
+    if shown.over_allocated and entitlement.on_shrink is OnShrink.BLOCK_NEW:
+        return RequestReason.OVER_ALLOCATED
+    if isinstance(asked, AssignSeat) and not shown.unlimited and not shown.remaining:
+        return RequestReason.EXHAUSTED
+    return RequestReason.TOO_MANY_HOLDERS if _is_too_long(asked, holders) else None
+
+
+def _is_too_long(asked: AssignSeat | SwapSeat, holders: Sequence[str]) -> bool:
+    """Whether more would hold a seat than can be told."""
+    others = holders if isinstance(asked, AssignSeat) else [name for name in holders if name != asked.holder]
+    new = asked.holder if isinstance(asked, AssignSeat) else asked.to
+    together = sum(len(name.encode()) for name in (*others, new))
+    return len(others) >= HOLDERS_MAX or together > HOLDERS_BYTES_MAX
+
+
+def seat_event(asked: SeatAsked, now: datetime) -> Event:
+    """What was granted of a seat, as it is recorded at `now`, under an id that only this request has."""
+    fact: SeatAssigned | SeatUnassigned | SeatSwapped
+    match asked:
+        case AssignSeat():
+            fact = SeatAssigned(entitlement=asked.entitlement, holder=asked.holder)
+        case UnassignSeat():
+            fact = SeatUnassigned(entitlement=asked.entitlement, holder=asked.holder)
+        case SwapSeat():
+            fact = SeatSwapped(entitlement=asked.entitlement, holder=asked.holder, to=asked.to)
+    return Event(
+        event_source=_source(asked.caller),
+        event_id=f"seat!{_event_id(asked.entitlement, asked.key)}",
+        customer_id=asked.customer_id,
+        occurred_at=now,
+        fact=fact,
+    )
+
+
+def seat_answered(asked: SeatAsked, reason: str | None, shown: EntitlementPicture | None) -> Granted:
+    """What became of what was asked of a seat; the picture behind it is without its holders, who may be thousands."""
+    return Granted(
+        entitlement=asked.entitlement,
+        asked=1,
+        granted=0 if reason else 1,
+        reason=reason,
+        covered=(),
+        decision=None if shown is None else msgspec.structs.replace(shown, holders=None),
+    )
 
 
 def granted_event(request: Request, fact: UsageRecorded | HoldTaken, now: datetime) -> Event:

@@ -637,6 +637,7 @@ class Book(Course):
         run.posting = self.posting
         run.customer_id = self.customer_id
         run.leaves_at = self.leaves_at
+        run.holders = self.holders
         return run
 
     def _states_are_stale(self, instant: datetime) -> None:

@@ -14,7 +14,7 @@ from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
 from ledger_worker.domain.decided import BookedAccount, CustomerHead, LoadedCustomer, Told
-from ledger_worker.domain.events import LEDGER, Event, TransitionsDue
+from ledger_worker.domain.events import LEDGER, Event, SeatsRevoked, TransitionsDue
 from ledger_worker.domain.ledger import (
     RULES_VERSION,
     Account,
@@ -151,6 +151,17 @@ class Side:
                 grant_id=transition.grant_id,
                 hold_key=transition.hold_key,
             ),
+        )
+
+    def eviction_event(self, entitlement: str, holders: tuple[str, ...], now: datetime) -> Event:
+        """The ledger's own event that these have no seat any more; its id names the posting that it will be in."""
+        name = (self.customer_id, "seats", entitlement, str(self._number + 1))
+        return Event(
+            event_source=LEDGER,
+            event_id=str(uuid5(_EVICTION_NAMESPACE, "\0".join(name))),
+            customer_id=self.customer_id,
+            occurred_at=now,
+            fact=SeatsRevoked(entitlement=entitlement, holders=holders),
         )
 
     # -- postings and changes --
@@ -322,6 +333,7 @@ def entries_of(book: Book, lines: Sequence[Line], new: Mapping[UUID, GrantTerms]
 
 
 _TRANSITION_NAMESPACE = UUID("0b9a7a0c-61ab-5c3d-8f0a-5f9f5a2a7c11")
+_EVICTION_NAMESPACE = UUID("6f0b4c7a-57d5-5c0e-9d2b-3f1f0c8a7e03")
 _CHANGE_NAMESPACE = UUID("d3b1d6de-0a2b-5f60-9a55-0d8f3f3a1c02")
 
 

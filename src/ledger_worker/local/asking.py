@@ -24,8 +24,10 @@ from ledger_worker.domain.requests import (
     Item,
     Release,
     Request,
+    SeatAsked,
     end_event,
     granted_event,
+    seat_event,
 )
 from ledger_worker.errors import UnansweredError
 from ledger_worker.metrics import CollectorRegistry, Metrics
@@ -145,6 +147,8 @@ def history_of(answers: Sequence[Answered]) -> list[Event]:
 
 def _event_of(asked: Asked, answer: Answer, item: Granted, first: Mapping[str, Answer]) -> Event:
     name, units, at = item.entitlement, item.granted, answer.recorded_at
+    if isinstance(asked, SeatAsked):
+        return seat_event(asked, at)
     if not isinstance(asked, Request):
         return end_event(first[asked.hold], name, units, at)
     if answer.expires_at is None:

@@ -124,11 +124,12 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What is compared of one customer and entitlement; of one without units `allowed` and the `value` alone.
 
     `usage`, `used`, `overage`, `debt` and `forgiven` are those of the account's whole life, the others those of the
-    grants in force; `limit` and `level` are None when unlimited.
+    grants in force; `limit` and `level` are None when unlimited. `holders` are of seats alone.
     """
 
     allowed: bool
     value: str | None = None
+    holders: str | None = None
     usage: int = 0
     used: int = 0
     overage: int = 0
@@ -143,8 +144,10 @@ class _Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 def _nothing(entitlement: Entitlement) -> _Figures:
     """What is so of an entitlement that the customer never had to do with."""
-    has_units = entitlement.type is EntitlementType.QUOTA
-    return _Figures(allowed=False, limit=0, level=0) if has_units else _Figures(allowed=False)
+    if entitlement.type is EntitlementType.SEATS:
+        return _Figures(allowed=False, limit=0, level=0, holders="")
+    is_quota = entitlement.type is EntitlementType.QUOTA
+    return _Figures(allowed=False, limit=0, level=0) if is_quota else _Figures(allowed=False)
 
 
 # -- the ledger's answer --
@@ -165,10 +168,11 @@ def _booked(
 
 def _figures_of_book(book: Book) -> _Figures:
     shown = picture(book)
-    if book.entitlement.type is not EntitlementType.QUOTA:
+    if not book.entitlement.type.has_units:
         return _Figures(allowed=shown.allowed, value=shown.value)
     return _Figures(
         allowed=shown.allowed,
+        holders=_joined(shown.holders),
         usage=book.usage,
         used=book.used_total,
         overage=book.overage,
@@ -180,6 +184,10 @@ def _figures_of_book(book: Book) -> _Figures:
         level=shown.level,
         over_allocated=shown.over_allocated or 0,
     )
+
+
+def _joined(names: Sequence[str] | None) -> str | None:
+    return None if names is None else ", ".join(names)
 
 
 # -- the oracle's answer --
@@ -217,6 +225,7 @@ def _figures_of_outcome(outcome: Outcome) -> _Figures:
         return _Figures(allowed=outcome.allowed, value=outcome.value)
     return _Figures(
         allowed=outcome.allowed,
+        holders=_joined(outcome.holders),
         usage=outcome.usage,
         used=outcome.used,
         overage=outcome.overage,

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Row, text
 
 from ledger_worker.domain.decided import BookedAccount
-from ledger_worker.domain.ledger import Account, Claim, Debt, Grant, GrantTerms, OpenHold, Phase
+from ledger_worker.domain.ledger import Account, Claim, Debt, Grant, GrantTerms, Holder, OpenHold, Phase
 from ledger_worker.store.arrays import of_bytes, of_instants, of_integers, of_texts, of_uuids
 
 __all__ = [
@@ -36,6 +36,7 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     released_at: datetime | None = None
     warned_at: datetime | None = None
     warned_tie: str = ""
+    holders: tuple[Holder, ...] = ()
 
 
 _CARRIED = msgspec.msgpack.Decoder(Carried)
@@ -205,6 +206,7 @@ def read_accounts(
             released_at=held_over.released_at,
             warned_at=held_over.warned_at,
             warned_tie=held_over.warned_tie,
+            holders=held_over.holders,
             stated_until=stated_until,
             since_state=since_state,
         )
@@ -303,6 +305,7 @@ def _carried(account: Account) -> bytes | None:
         account.released_at,
         account.warned_at,
         account.warned_tie,
+        account.holders,
     )
     return None if carried == _NOTHING_CARRIED else msgspec.msgpack.encode(carried)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.catalogue import Catalogue, Entitlement, Offer
+from ledger_worker.domain.catalogue import Catalogue, Entitlement, EntitlementType, Offer
 
 __all__ = [
     "LedgerState",
@@ -144,7 +144,7 @@ def unoffered(connection: Connection) -> int:
 
 
 def _definition(version: Entitlement | Offer) -> str:
-    """What a person wrote, without what publishing adds; of settings only where it is one.
+    """What a person wrote, without what publishing adds; of settings and seats only where it is one.
 
     An earlier release, which refuses fields that it does not know, reads what has none.
     """
@@ -154,4 +154,6 @@ def _definition(version: Entitlement | Offer) -> str:
     for table, field in ((plain, "merge"), *((allowance, "value") for allowance in plain.get("allowances", ()))):
         if table.get(field) is None:
             table.pop(field, None)
+    if plain.get("type") != EntitlementType.SEATS:
+        plain.pop("on_shrink", None)
     return msgspec.json.encode(plain).decode()

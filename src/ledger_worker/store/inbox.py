@@ -15,6 +15,7 @@ from ledger_worker.domain.events import (
     HoldFact,
     OfferReached,
     OfSource,
+    SeatFact,
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
@@ -80,7 +81,7 @@ def _row(
     source = entitlement = units = None
     if isinstance(fact, UsageRecorded | UsageReversed | HoldConfirmed):
         entitlement, units = fact.entitlement, fact.units
-    elif isinstance(fact, TransitionsDue | HoldFact):
+    elif isinstance(fact, TransitionsDue | HoldFact | SeatFact):
         entitlement = fact.entitlement
     elif isinstance(fact, OfferReached):
         source = fact.source_key

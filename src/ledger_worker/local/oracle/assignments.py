@@ -68,7 +68,7 @@ def assignment_grants(
 
 def can_have(entitlement: Entitlement, renewed: AssignmentRenewed) -> bool:
     """Whether a renewal asks for nothing that the entitlement has not: units, or a value that its merge can take."""
-    if renewed.units is not None and entitlement.type is not EntitlementType.QUOTA:
+    if renewed.units is not None and entitlement.type not in {EntitlementType.QUOTA, EntitlementType.SEATS}:
         return False
     if renewed.value is None:
         return True

@@ -22,6 +22,7 @@ from ledger_worker.domain.catalogue import (
     EntitlementType,
     LateUsage,
     LimitPolicy,
+    OnShrink,
     OveragePolicy,
     ReturnAfterEnd,
 )
@@ -34,6 +35,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
 )
 from ledger_worker.local.oracle.holds import Holds
+from ledger_worker.local.oracle.seats import holders_of
 from ledger_worker.local.oracle.settings import value_at
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
@@ -187,6 +189,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     over_allocated: int
     level: int | None
     value: str | None
+    holders: tuple[str, ...] | None
     suspended: tuple[str, ...]
     grants: dict[UUID, dict[str, int | None]]
     coverage: dict[UsageKey, dict[UUID | str, int]]
@@ -213,6 +216,8 @@ def outcomes(
     found = {}
     for key, entitlement in catalogue.entitlements.items():
         walk = walked(entitlement, terms, name, at, once, telling)
+        if entitlement.type is EntitlementType.SEATS:
+            walk.holders = holders_of(key, once, terms, telling.recorded if telling else {}, at)
         found.update({(customer, key): walk.outcome(customer) for customer in customers})
     return found
 
@@ -260,6 +265,7 @@ class Walk:
         self.coverings = 0
         self.numbered = 0
         self.holds = Holds(self)
+        self.holders: dict[str, list[str]] = {}
         self.ended_last: dict[str, datetime] = {}
         self.happenings: list[tuple[datetime, int, tuple[str | int, ...], int, Callable[[], None]]] = []
         own = [one for one in terms.made if one.grant.entitlement == entitlement.key]
@@ -591,7 +597,8 @@ class Walk:
         used = [one for one in self.used if one.customer == customer]
         states = Counter(one.state for one in used)
         is_quota = self.entitlement.type is EntitlementType.QUOTA
-        is_unlimited = any(one.terms.units is None for one in in_force)
+        is_seats = self.entitlement.type is EntitlementType.SEATS
+        has_limit = (is_quota or is_seats) and all(one.terms.units is not None for one in in_force)
         limit = sum(len(one.free) + len(one.held) + len(one.used) for one in in_force)
         used_in_force = sum(len(one.used) for one in in_force)
         # Thresholds: overage of usage not before the earliest start among these, or, without any, the last end.
@@ -600,10 +607,22 @@ class Walk:
         coverage: dict[UsageKey, Counter[UUID | str]] = {}
         for one in used:
             coverage.setdefault(one.usage, Counter())[one.grant.terms.name if one.grant else one.state] += 1
+        over_allocated = sum(sum(one.open.values()) for one in active)
+        holders = self.holders.get(customer, [])
+        if is_seats:
+            used_in_force = len(holders)
+            # Seats: those of suspended grants count here.
+            seats = [unit for one in active for unit in one.free]
+            is_endless = any(one.terms.units is None for one in active)
+            if self.entitlement.on_shrink is OnShrink.REVOKE_NEWEST and not is_endless:
+                # Where nobody has booked it yet, the newest have lost their seats all the same.
+                holders = holders[: len(seats)]
+                used_in_force = len(holders)
+            over_allocated = 0 if is_endless else len(holders[len(seats) :])
         state = self.state(own, active, in_force)
         reason = self.reason(state, in_force, is_in_debt=states["debt"] > 0)
         return Outcome(
-            is_access=not is_quota,
+            is_access=not is_quota and not is_seats,
             allowed=reason == "allowed",
             reason=reason,
             state=state,
@@ -612,12 +631,13 @@ class Walk:
             overage=states["overage"],
             debt=states["debt"],
             forgiven=states["forgiven"],
-            limit=None if is_unlimited or not is_quota else limit,
+            limit=limit if has_limit else None,
             used_in_force=used_in_force,
             held_in_force=sum(len(one.held) for one in in_force),
             overage_counted=counted,
-            over_allocated=sum(sum(one.open.values()) for one in active),
-            level=None if is_unlimited or not is_quota else self.level(limit, used_in_force + counted),
+            over_allocated=over_allocated,
+            level=self.level(limit, used_in_force + counted) if has_limit else None,
+            holders=tuple(holders) if is_seats else None,
             value=value_at(self.entitlement, [one.terms for one in in_force]),
             suspended=tuple(sorted({cause for one in active for cause in one.causes(self.until)})),
             grants={one.terms.name: counted_units(one) for one in own},

@@ -41,7 +41,10 @@ class Check(StrEnum):
     USAGE = "usage"
     """The lines about each usage add up to the units that were used and not reversed."""
     SETTLEMENT = "settlement"
-    """Each account, settled again from nothing, is covered as it is booked, and grants once more what it granted so."""
+    """Each account, settled again from nothing, is covered as it is booked, and grants once more what it granted so.
+
+    Who holds a seat of it is what was decided.
+    """
     DAY_STATE = "day_state"
     """Each day state is how its account, settled from nothing, stands at that instant."""
     CHECK_PATH = "check_path"

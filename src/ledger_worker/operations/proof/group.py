@@ -10,6 +10,7 @@ from ledger_worker.operations.proof.outcomes import check_outcomes
 from ledger_worker.operations.proof.persons import check_aliases, persons_of
 from ledger_worker.operations.proof.reading import read_accounts
 from ledger_worker.operations.proof.rows import CustomerRows, Member, Published, Unread
+from ledger_worker.operations.proof.seats import tell_holders
 from ledger_worker.operations.proof.settlement import arrivals_of, check_accounts
 from ledger_worker.operations.proof.sources import check_sources, check_terms, check_ties, handed_on, told_of
 from ledger_worker.operations.proof.units import check_arrivals, check_units, check_usage
@@ -48,6 +49,7 @@ def prove(group: Sequence[CustomerRows], published: Published, findings: Finding
     for person in persons:
         check_usage(person, findings)
     arrivals = arrivals_of(each, merges)
+    tell_holders(members)
     for member in each:
         check_accounts(member, published, arrivals, findings)
     for member in each:

@@ -13,6 +13,7 @@ from ledger_worker.domain.events import (
     OfferReached,
     OfSource,
     OwnFact,
+    SeatFact,
     TransitionsDue,
     UsageRecorded,
     UsageReversed,
@@ -36,7 +37,7 @@ __all__ = ["check_events"]
 
 
 def check_events(member: Member, findings: Findings) -> None:
-    """Every event of the inbox was looked at; facts, usage, holds and reversals that can be read are with the member.
+    """Every event of the inbox was looked at; what can be read and is settled or folded again is with the member.
 
     So is the first that the customer was merged by: what is told after that changes nothing.
     """
@@ -73,8 +74,10 @@ def check_events(member: Member, findings: Findings) -> None:
             _count(member, row, fact)
         elif isinstance(fact, HoldFact):
             holds[fact.entitlement].tell(row.customer_id, fact, row.event_source, row.event_id, row.occurred_at)
+        elif isinstance(fact, SeatFact):
+            member.seats.append((row, fact))
         elif isinstance(fact, CustomersMerged) and (merged_since is None or row.recorded_at < merged_since):
-            merged_since = row.recorded_at
+            merged_since = member.merged_since = row.recorded_at
             member.merge = Merge(merge_id=fact.merge_id, at=_counted_at(row), into=fact.into_customer_id)
     for entitlement, told in holds.items():
         member.holds[entitlement] = [hold for _, hold in told.all()]
@@ -82,6 +85,7 @@ def check_events(member: Member, findings: Findings) -> None:
     if unread_merge is not None and customer is not None and (merged_since is None or unread_merge < merged_since):
         # By what the customer's row says of it, everything else of those it ties can be proven.
         member.merge = merge_of(customer.alias_of, customer.alias_at, customer.merge_id)
+        member.merged_since = unread_merge
 
 
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
@@ -120,7 +124,7 @@ def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | Non
     """What the columns source_key, entitlement, units and counted_at hold of a fact."""
     if isinstance(fact, UsageRecorded | UsageReversed | HoldConfirmed):
         return None, fact.entitlement, fact.units, counted_at
-    if isinstance(fact, HoldFact):
+    if isinstance(fact, HoldFact | SeatFact):
         return None, fact.entitlement, None, counted_at
     if isinstance(fact, TransitionsDue):
         return None, fact.entitlement, None, None

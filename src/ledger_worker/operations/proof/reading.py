@@ -72,6 +72,7 @@ def _account(row: AccountRow, carried: Carried) -> Account:
         released_at=carried.released_at,
         warned_at=carried.warned_at,
         warned_tie=carried.warned_tie,
+        holders=carried.holders,
         stated_until=row.stated_until,
         since_state=row.since_state,
     )

@@ -11,8 +11,8 @@ from uuid import UUID
 import msgspec
 
 from ledger_worker.domain.catalogue import Catalogue, Entitlement
-from ledger_worker.domain.events import Event, UsageReversed
-from ledger_worker.domain.ledger import Account, Grant, GrantTerms, Hold, Line, Reversal, UsageFact
+from ledger_worker.domain.events import Event, SeatFact, UsageReversed
+from ledger_worker.domain.ledger import Account, Grant, GrantTerms, Hold, Holder, Line, Reversal, UsageFact
 from ledger_worker.domain.owners import Merge
 
 __all__ = [
@@ -238,8 +238,9 @@ class Member:
 
     `events` are those of its inbox by key, `facts` those about sources, `reversed` those of reversals; `usage`,
     `holds`, `reversals`, `lines` and `grants` are by entitlement. `said` is the posting that last set the terms of each
-    grant, and the terms. `merge` is the one that made the customer an alias, by its inbox; `has_aliases` that the
-    person has other ids. `settled` are the entitlements whose account settled again is as booked. `unread` is of
+    grant, and the terms. `merge` is the one that made the customer an alias, by its inbox, recorded at `merged_since`;
+    `has_aliases` that the person has other ids. `seats` are its events about seats, `holders` by entitlement what all
+    of the group come to. `settled` are the entitlements whose account settled again is as booked. `unread` is of
     the whole group.
     """
 
@@ -251,6 +252,9 @@ class Member:
         self.events: dict[UUID, EventRow] = {}
         self.facts: list[tuple[EventRow, Event]] = []
         self.merge: Merge | None = None
+        self.merged_since: datetime | None = None
+        self.seats: list[tuple[EventRow, SeatFact]] = []
+        self.holders: dict[str, tuple[Holder, ...]] = {}
         self.has_aliases = False
         self.usage: dict[str, list[UsageFact]] = defaultdict(list)
         self.reversals: dict[str, list[Reversal]] = defaultdict(list)

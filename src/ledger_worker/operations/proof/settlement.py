@@ -9,7 +9,7 @@ import msgspec
 
 from ledger_worker.domain.access import level_of, shown_units
 from ledger_worker.domain.booked import BookedGrant
-from ledger_worker.domain.catalogue import Entitlement, EntitlementType
+from ledger_worker.domain.catalogue import Entitlement
 from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.ledger import NEVER, Account, Grant, Kind, Line, Origin, Phase
 from ledger_worker.domain.owners import Merges, goes_on_as
@@ -17,6 +17,7 @@ from ledger_worker.domain.parcels import Parcel, left_by
 from ledger_worker.domain.settlement import Book, History
 from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
 from ledger_worker.operations.proof.rows import AccountRow, Member, Published, grant_name
+from ledger_worker.operations.proof.seats import wrong_holders
 from ledger_worker.operations.proof.states import check_account_of_states, check_states, state_rows, stood_at
 
 __all__ = ["Arrivals", "arrivals_of", "check_accounts"]
@@ -90,10 +91,10 @@ def _read_otherwise(row: AccountRow, account: Account, versions: tuple[Entitleme
     stored: tuple[object, ...] = (row.allowance, row.used, row.held)
     expected: tuple[object, ...] = shown_units(run)
     if len({version.thresholds for version in versions}) == 1:
-        is_quota = versions[-1].type is EntitlementType.QUOTA
+        has_units = versions[-1].type.has_units
         names = (*names, "level")
         stored = (*stored, account.level)
-        expected = (*expected, level_of(run) if is_quota else None)
+        expected = (*expected, level_of(run) if has_units else None)
     return "" if stored == expected else f"{differing(names, stored, expected)} by what is settled"
 
 
@@ -116,6 +117,7 @@ class _Settled:
         # Which id of a person a reversal waits at depends on what had been told; it moves nothing.
         waiting = sorted(reversed_keys.intersection(account.waiting) if member.has_aliases else reversed_keys - told)
         self.run = Book(entitlement, Account(entitlement=entitlement.key, waiting=tuple(waiting)), ())
+        self.run.holders = member.holders.get(entitlement.key, ())
         self.run.leaves_at = None if member.merge is None else member.merge.at
         for grant in history.grants:
             # What settlement grants once more is of no source: the run makes it, or it should not be.
@@ -149,6 +151,7 @@ class _Settled:
             # Up to where ends were told of is history, and no sum.
             warned_at=self._account.warned_at,
             warned_tie=self._account.warned_tie,
+            holders=self._account.holders,
             next_transition_at=_BEGINNING,
             # Where day states are kept may depend on how events were batched.
             stated_until=self._account.stated_until,
@@ -157,6 +160,8 @@ class _Settled:
         ahead = Book(self.run.entitlement, expected, settled.values()).due(NEVER)
         expected = msgspec.structs.replace(expected, next_transition_at=ahead[0].place[0] if ahead else None)
         messages = [] if self._account == expected else [differing_fields(self._account, expected)]
+        holders = wrong_holders(self._account.holders, self.run.holders)
+        messages += [holders] if holders else []
         return messages + self._wrong_grants(settled)
 
     def _wrong_grants(self, settled: dict[UUID, Grant]) -> list[str]:

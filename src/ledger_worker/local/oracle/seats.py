@@ -1,0 +1,65 @@
+"""Who holds a seat, by "Seats" of `docs/reference/rules.md`: every decision, in the order in which it was recorded."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from ledger_worker.domain.events import (
+    CustomersMerged,
+    Event,
+    SeatAssigned,
+    SeatsRevoked,
+    SeatSwapped,
+    SeatUnassigned,
+)
+from ledger_worker.local.oracle.terms import Terms
+
+Recorded = Mapping[tuple[str, str, str], datetime]
+"""When an event was recorded, by (customer, event source, event id)."""
+
+SEAT_FACTS = (SeatAssigned, SeatUnassigned, SeatSwapped, SeatsRevoked)
+
+
+def holders_of(
+    entitlement: str, events: Sequence[Event], terms: Terms, recorded: Recorded, until: datetime
+) -> dict[str, list[str]]:
+    """Of each customer the names, in the order of taking: a list of seats, each with its name and since when."""
+
+    def when(one: Event) -> datetime:
+        return recorded.get((one.customer_id, one.event_source, one.event_id), one.occurred_at)
+
+    seats: dict[str, list[tuple[datetime, str]]] = {}
+    went_on_as: dict[str, str] = {}
+    for event in sorted(events, key=lambda one: (when(one), not isinstance(one.fact, CustomersMerged))):
+        fact, at = event.fact, when(event)
+        whose = event.customer_id
+        while whose in went_on_as:
+            whose = went_on_as[whose]
+        if min(at, event.occurred_at) > until:
+            continue
+        if isinstance(fact, CustomersMerged):
+            # Merges: the first that is told counts, and `terms` knows which those were.
+            if whose == event.customer_id and any(old == whose for old, _ in terms.aliases.merges):
+                went_on_as[whose] = fact.into_customer_id
+                new = fact.into_customer_id
+                while new in went_on_as:
+                    new = went_on_as[new]
+                both = seats.setdefault(new, []) + seats.pop(whose, [])
+                both.sort(key=lambda seat: (seat[0], seat[1].encode()))
+                seats[new] = [
+                    seat for place, seat in enumerate(both) if seat[1] not in {one for _, one in both[:place]}
+                ]
+            continue
+        if not isinstance(fact, SEAT_FACTS) or fact.entitlement != entitlement:
+            continue
+        held = seats.setdefault(whose, [])
+        place = {name: number for number, (_, name) in enumerate(held)}
+        if isinstance(fact, SeatAssigned):
+            held.append((at, fact.holder))
+        elif isinstance(fact, SeatSwapped):
+            held[place[fact.holder]] = (held[place[fact.holder]][0], fact.to)
+        elif isinstance(fact, SeatUnassigned):
+            del held[place[fact.holder]]
+        else:
+            for name in fact.holders:
+                held.remove(next(seat for seat in held if seat[1] == name))
+    return {customer: [name for _, name in held] for customer, held in seats.items()}

@@ -1,0 +1,133 @@
+"""Teams take seats, give them back and pass them on, and sometimes there are fewer than people who have one."""
+
+from ledger_worker.domain.catalogue import OnShrink
+from tests.domain.telling import (
+    activated,
+    bought,
+    catalogue,
+    day,
+    gives,
+    item,
+    line,
+    merged,
+    offer,
+    plan_changed,
+    quota,
+    refunded,
+    renewed,
+    seat,
+    seats,
+    swap,
+    unseat,
+)
+from tests.stories.story import Story, ask, look, tell
+
+EVICTS = seats(on_shrink=OnShrink.REVOKE_NEWEST)
+PACK = offer("pack", gives(2, "desk", lasts="forever"))
+
+STORIES = (
+    Story(
+        name="a team of two has two desks, a third waits until somebody leaves, and a newcomer takes a leaver's place",
+        catalogue=catalogue(quota(), seats(), PACK),
+        life=(
+            tell(day(1), bought()),
+            ask(day(2), seat("ann")),
+            ask(day(3), seat("ben")),
+            ask(day(3, 1), seat("ann", "again"), "seat_taken"),
+            ask(day(4), seat("cem"), "exhausted"),
+            look(day(4), "desk", limit=2, used=2, remaining=0, level=100, holders=("ann", "ben")),
+            ask(day(5), swap("ann", "cem")),
+            look(day(5, 1), "desk", allowed=True, holders=("cem", "ben")),
+            ask(day(6), unseat("ben")),
+            ask(day(6, 1), unseat("ben", "again, too"), "unknown_holder"),
+            look(day(6, 2), "desk", used=1, remaining=1, holders=("cem",)),
+        ),
+        told=(
+            "desk: access allocation limit state",
+            "desk: holders",
+            "desk: holders level",
+            "desk: holders",
+            "desk: holders level",
+        ),
+    ),
+    Story(
+        name="a refund leaves fewer desks than people, who stay, and it is seen",
+        catalogue=catalogue(quota(), seats(), PACK),
+        life=(
+            tell(day(1), bought(line(quantity=1))),
+            tell(day(1, 1), bought(line(quantity=1), order="o2")),
+            ask(day(2), seat("ann")),
+            ask(day(2, 1), seat("ben")),
+            ask(day(2, 2), seat("cem")),
+            tell(day(3), refunded("r1", order="o2")),
+            look(day(4), "desk", limit=2, used=3, remaining=0, over_allocated=1, holders=("ann", "ben", "cem")),
+            ask(day(5), seat("dee"), "exhausted"),
+        ),
+        told=(
+            "desk: access allocation limit state",
+            "desk: allocation limit",
+            "desk: holders",
+            "desk: holders",
+            "desk: holders",
+            "desk: limit level over_allocated",
+        ),
+    ),
+    Story(
+        name="a smaller plan takes the seats of those who came last, when it begins, and a renewal takes nobody's",
+        catalogue=catalogue(
+            quota(),
+            EVICTS,
+            offer("team", gives(3, "desk", key="team")),
+            offer("solo", gives(1, "desk", key="solo")),
+        ),
+        life=(
+            tell(day(1), activated(day(1), day(11), item("team"))),
+            ask(day(2), seat("ann")),
+            ask(day(2, 1), seat("ben")),
+            ask(day(2, 2), seat("cem")),
+            tell(day(11, 1), renewed(day(11), day(21))),
+            look(day(12), "desk", holders=("ann", "ben", "cem"), over_allocated=0),
+            tell(day(13), plan_changed("solo", day(15))),
+            look(day(14), "desk", holders=("ann", "ben", "cem"), over_allocated=0),
+            look(day(15), "desk", limit=1, used=1, holders=("ann",), over_allocated=0),
+            ask(day(16), seat("ben", "again"), "exhausted"),
+            look(day(23), "desk", allowed=False, reason="expired", holders=(), over_allocated=0),
+        ),
+        told=(
+            "desk: access allocation limit end state",
+            "desk: holders",
+            "desk: holders",
+            "desk: holders level",
+            "desk: end",
+            "desk: allocation limit over_allocated",
+            "desk: holders over_allocated",
+            "desk: access allocation limit end state over_allocated",
+            "desk: holders level over_allocated",
+        ),
+    ),
+    Story(
+        name="two accounts of one company become one, and who sat at both sits once",
+        catalogue=catalogue(quota(), seats(), PACK),
+        life=(
+            tell(day(1), bought(order="o1")),
+            tell(day(1), bought(order="o2"), customer="bob"),
+            ask(day(2), seat("ann")),
+            ask(day(3), seat("ben", customer="bob")),
+            ask(day(4), seat("ann", "hers", customer="bob")),
+            tell(day(5), merged()),
+            look(day(6), "desk", customer="bob", limit=4, used=2, holders=("ann", "ben")),
+            ask(day(7), seat("cem")),
+            look(day(8), "desk", customer="bob", used=3, holders=("ann", "ben", "cem")),
+        ),
+        told=(
+            "desk: access allocation limit state",
+            "desk: holders",
+            "desk: access allocation limit state holders merged",
+            "bob's desk: access allocation limit state",
+            "bob's desk: holders",
+            "bob's desk: holders level",
+            "bob's desk: allocation limit holders level",
+            "bob's desk: holders",
+        ),
+    ),
+)
