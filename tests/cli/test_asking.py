@@ -113,3 +113,94 @@ def test_what_cannot_be_held_confirmed_or_released_is_said(
 
     assert ran.status == 1
     assert expected in " ".join(ran.errors.split())
+
+
+# -- seats
+
+TEAM = """
+[[entitlement]]
+key = "desks"
+name = "Desks"
+type = "seats"
+on_shrink = "revoke_newest"
+
+[[offer]]
+sku = "team"
+apply = "now"
+
+    [[offer.allowance]]
+    key = "desks"
+    entitlement = "desks"
+    units = 2
+    lasts = "forever"
+"""
+
+
+@pytest.fixture
+def team(command: Command) -> Command:
+    """Ada has two desks, given by hand."""
+    command("catalog", "apply", "-", stdin=TEAM)
+    given = ("--units", "2", "--actor", "eve", "--note", "the team", "--id", "a1", "--from", "2026-01-01T00:00:00Z")
+    ran = command("customer", "assign", "ada", "desks", *given)
+    assert ran.status == 0, ran.errors
+    return command
+
+
+def test_seats_are_taken_until_none_is_left_and_passed_on(team: Command) -> None:
+    ran = [
+        team("customer", "seat", *asked)
+        for asked in (
+            ("assign", "ada", "desks", "ann"),
+            ("assign", "ada", "desks", "ben"),
+            ("assign", "ada", "desks", "cem"),
+            ("swap", "ada", "desks", "ann", "cem"),
+            ("unassign", "ada", "desks", "ben"),
+            ("unassign", "ada", "desks", "ben"),
+        )
+    ]
+
+    assert [one.status for one in ran] == [0, 0, 1, 0, 0, 1]
+    assert [one.output for one in ran] == [
+        "desks: 1 seats taken, 1 of 2 left\n",
+        "desks: 2 seats taken, 0 of 2 left\n",
+        "",
+        "desks: 2 seats taken, 0 of 2 left\n",
+        "desks: 1 seats taken, 1 of 2 left\n",
+        "",
+    ]
+    assert [ran[2].errors, ran[5].errors] == [
+        "error: exhausted: no seat of desks is left for cem\n",
+        "error: unknown_holder: ben has no seat of desks\n",
+    ]
+    listed = team("customer", "seat", "list", "ada", "desks", "--json").json
+    assert ([one["name"] for one in listed["holders"]], listed["limit"], listed["over_allocated"]) == (["cem"], 2, 0)
+    assert "ada, desks: 1 of 2 seats taken" in team("customer", "seat", "list", "ada", "desks").output
+    assert team("ledger", "verify").status == 0
+
+
+def test_a_seat_asked_for_again_under_a_key_is_answered_as_the_first_time(team: Command) -> None:
+    asked = ("customer", "seat", "assign", "ada", "desks", "ann", "--key", "k", "--json")
+    first = team(*asked)
+    team("customer", "seat", "unassign", "ada", "desks", "ann")
+
+    again = team(*asked)
+
+    assert again.json == first.json
+    assert team("customer", "seat", "list", "ada", "desks", "--json").json["holders"] == []
+
+
+def test_where_nobody_ever_had_seats_nothing_is_listed(team: Command) -> None:
+    ran = team("customer", "seat", "list", "bob", "desks")
+
+    assert (ran.status, ran.errors) == (1, "error: customer bob has no seats of desks and never had any\n")
+
+
+def test_seats_are_explained_and_shown(team: Command) -> None:
+    team("customer", "seat", "assign", "ada", "desks", "ann")
+
+    explained = team("customer", "explain", "ada", "desks", "--units", "2").output
+
+    assert "A request for 2 is refused, exhausted" in explained
+    assert "1 seat more" in explained
+    assert "in force without end, 2 seats" in explained
+    assert team("customer", "show", "ada", "--json").json["entitlements"][0]["holders"] == ["ann"]

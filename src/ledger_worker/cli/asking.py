@@ -12,9 +12,10 @@ from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
 if TYPE_CHECKING:
     from ledger_worker.domain.requests import Answer, Asked, Granted
 
-__all__ = ["confirm", "consume", "hold", "release"]
+__all__ = ["CALLER", "answer_to", "confirm", "consume", "hold", "key_or_new", "release"]
 
-_CALLER = "command-line"
+CALLER = "command-line"
+"""Who asks, of what is asked on the command line."""
 _NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
@@ -43,7 +44,7 @@ def consume(customer_id: _Id, items: _Items, *, up_to: _UpTo = False, key: _Key 
     from ledger_worker.domain.requests import Item, Request
 
     asked = tuple(Item(entitlement=name, units=units) for name, units in map(_item, items))
-    answer = _answer(Request(caller=_CALLER, key=_key(key), customer_id=customer_id, items=asked, up_to=up_to))
+    answer = answer_to(Request(caller=CALLER, key=key_or_new(key), customer_id=customer_id, items=asked, up_to=up_to))
     _tell(answer, "granted", json=json)
 
 
@@ -64,9 +65,9 @@ def hold(
 
     asked = tuple(Item(entitlement=name, units=units) for name, units in map(_item, items))
     request = Request(
-        caller=_CALLER, key=_key(key), customer_id=customer_id, items=asked, up_to=up_to, hold_seconds=seconds
+        caller=CALLER, key=key_or_new(key), customer_id=customer_id, items=asked, up_to=up_to, hold_seconds=seconds
     )
-    answer = _answer(request)
+    answer = answer_to(request)
     _tell(answer, "held", json=json)
     if not json and answer.expires_at is not None:
         typer.echo(f"held under {answer.key} until {answer.expires_at:%Y-%m-%d %H:%M:%S}Z")
@@ -90,7 +91,7 @@ def confirm(
     from ledger_worker.domain.requests import Confirm, Item
 
     used = tuple(Item(entitlement=name, units=units) for name, units in map(_item, items or ()))
-    answer = _answer(Confirm(caller=_CALLER, key=_key(key), customer_id=customer_id, hold=held, items=used))
+    answer = answer_to(Confirm(caller=CALLER, key=key_or_new(key), customer_id=customer_id, hold=held, items=used))
     _tell(answer, "confirmed", json=json)
 
 
@@ -101,15 +102,17 @@ def release(customer_id: _Id, held: _Hold, *, key: _Key = None, json: Json = Fal
     """
     from ledger_worker.domain.requests import Release
 
-    answer = _answer(Release(caller=_CALLER, key=_key(key), customer_id=customer_id, hold=held))
+    answer = answer_to(Release(caller=CALLER, key=key_or_new(key), customer_id=customer_id, hold=held))
     _tell(answer, "confirmed", json=json)
 
 
-def _key(key: str | None) -> str:
+def key_or_new(key: str | None) -> str:
+    """The key that was given, or one that nobody has."""
     return uuid4().hex if key is None else key
 
 
-def _answer(asked: "Asked") -> "Answer":
+def answer_to(asked: "Asked") -> "Answer":
+    """What the ledger answers; it is committed."""
     from ledger_worker.apply.catalogues import Catalogues
     from ledger_worker.apply.requests import answer_requests
 

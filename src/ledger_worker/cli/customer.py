@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ledger_worker.cli import asking, by_hand
+from ledger_worker.cli import asking, by_hand, seats
 from ledger_worker.cli.connections import open_database, read_settings
 from ledger_worker.cli.instants import exactly, instant_of, shown
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, print_table, shortened
@@ -25,6 +25,7 @@ app = typer.Typer(
 _ASKING = (asking.consume, asking.hold, asking.confirm, asking.release)
 for _verb in (*_ASKING, by_hand.assign, by_hand.renew, by_hand.extend, by_hand.revoke):
     app.command()(_verb)
+app.add_typer(seats.app)
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
 
@@ -213,7 +214,7 @@ def _print_entitlement(explained: "ExplainedEntitlement") -> None:
     for coming in explained.upcoming:
         typer.echo(f"  To come: {coming.words}")
     if explained.grants:
-        is_quota = explained.unit is not None
+        is_quota = decision.type in {"quota", "seats"}
         rows = [
             (
                 each.words,

@@ -42,6 +42,7 @@ from ledger_worker.domain.requests import (
     seat_answered,
     seat_event,
     seat_refusal,
+    seat_sentence,
     sentence_of,
 )
 from ledger_worker.domain.side import Side
@@ -196,7 +197,7 @@ class _Answering:
         if reason is not None:
             refused = seat_answered(asked, reason, shown)
             answered = _answer(asked, user, now, (refused,))
-            message = f"{asked.entitlement}, of {asked.holder}: {reason.replace('_', ' ')}"
+            message = seat_sentence(asked, reason)
             return msgspec.structs.replace(answered, is_granted=False, reason=reason, message=message)
         now = _behind(own, now)
         told = told_of(seat_event(asked, now), now)

@@ -67,8 +67,8 @@ class DeadLetterReason(StrEnum):
     UNKNOWN_ENTITLEMENT = "unknown_entitlement"
     """Usage of an entitlement that is not in the catalogue."""
     WRONG_TYPE = "wrong_type"
-    """Usage, or units given by hand, of an entitlement that has no units; a value that it cannot have, or none where it
-    is a setting."""
+    """Usage of an entitlement that is no quota; units given by hand of one that has none; a value that it cannot have,
+    or none where it is a setting."""
     CIRCULAR_MERGE = "circular_merge"
     """A customer would go on as itself: the other one goes on as this one already."""
     REJECTED_BY_DATABASE = "rejected_by_database"

@@ -70,6 +70,7 @@ __all__ = [
     "seat_answered",
     "seat_event",
     "seat_refusal",
+    "seat_sentence",
     "sentence_of",
 ]
 
@@ -380,6 +381,16 @@ def seat_answered(asked: SeatAsked, reason: str | None, shown: EntitlementPictur
         covered=(),
         decision=None if shown is None else msgspec.structs.replace(shown, holders=None),
     )
+
+
+def seat_sentence(asked: SeatAsked, reason: str) -> str:
+    """Why it was refused, for people."""
+    new = asked.to if isinstance(asked, SwapSeat) else asked.holder
+    return {
+        RequestReason.UNKNOWN_HOLDER.value: f"{asked.holder} has no seat of {asked.entitlement}",
+        RequestReason.SEAT_TAKEN.value: f"{new} has a seat of {asked.entitlement}",
+        RequestReason.EXHAUSTED.value: f"no seat of {asked.entitlement} is left for {new}",
+    }.get(reason, f"a seat of {asked.entitlement} for {new}: {reason.replace('_', ' ')}")
 
 
 def granted_event(request: Request, fact: UsageRecorded | HoldTaken, now: datetime) -> Event:

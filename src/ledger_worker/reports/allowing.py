@@ -53,7 +53,7 @@ def judged(
     """
     entitlement = book.entitlement
     reason = _reason(entitlement, decision, units, catalogue)
-    asked = units if entitlement.type is EntitlementType.QUOTA else None
+    asked = units if entitlement.type.has_units else None
     if reason is None:
         return Verdict(units=asked, reason=None, would_allow=())
     ways: list[str] = []
@@ -70,6 +70,10 @@ def judged(
 
 def _reason(entitlement: Entitlement, decision: EntitlementPicture, units: int, catalogue: Catalogue) -> str | None:
     """Why it would be refused; None where it would be granted."""
+    if entitlement.type is EntitlementType.SEATS:
+        if not decision.allowed:
+            return decision.reason
+        return None if decision.unlimited or units <= (decision.remaining or 0) else RequestReason.EXHAUSTED
     if entitlement.type is not EntitlementType.QUOTA:
         return None if decision.allowed else decision.reason
     granted, reason = grantable(Item(entitlement=entitlement.key, units=units), catalogue, decision, up_to=False)
@@ -82,7 +86,7 @@ def _is_enough_suspended(book: Book, decision: EntitlementPicture, units: int) -
     entitlement = book.entitlement
     if not suspended or (book.debt and entitlement.debt is DebtPolicy.BLOCK):
         return False
-    if entitlement.type is not EntitlementType.QUOTA or any(grant.terms.amount is None for grant in suspended):
+    if not entitlement.type.has_units or any(grant.terms.amount is None for grant in suspended):
         return True
     if entitlement.limit is LimitPolicy.SOFT and any(grant.granted > grant.revoked for grant in suspended):
         return True

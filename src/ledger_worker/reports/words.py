@@ -84,11 +84,16 @@ def verdict_of(grant: Grant, as_of: datetime, of_setting: Resolved | None = None
     return GrantVerdict.REVOKED if grant.revoked and grant.revoked == grant.granted else GrantVerdict.USED_UP
 
 
+_HAS_UNITS = frozenset({GrantVerdict.BURNING_NEXT, GrantVerdict.BURNING_LATER})
+
+
 def grant_words(grant: Grant, verdict: GrantVerdict, entitlement: Entitlement, as_of: datetime) -> str:
     """What the grant does, and where those of its units are that it no longer has."""
     terms = grant.terms
     until = "without end" if terms.expires_at is None else f"until {instant_words(terms.expires_at)}"
     causes = ", ".join(cut.cut_id for cut in terms.cuts)
+    if entitlement.type is EntitlementType.SEATS and verdict in _HAS_UNITS:
+        return f"in force {until}, {units_words(grant.available, entitlement)}"
     words = {
         GrantVerdict.VOID: "undone by a correction",
         GrantVerdict.NOT_YET_BEGUN: f"begins at {instant_words(terms.effective_at)}",
@@ -309,9 +314,10 @@ def usage_words(event_id: str, outcome: str) -> str:
 
 def units_words(units: int, entitlement: Entitlement) -> str:
     """So many units of an entitlement, by the name it has for them."""
-    if entitlement.type is not EntitlementType.QUOTA or not entitlement.unit:
+    unit = entitlement.unit or ("seat" if entitlement.type is EntitlementType.SEATS else None)
+    if not entitlement.type.has_units or unit is None:
         return str(units)
-    return f"{units:,} {entitlement.unit}{'' if units == 1 else 's'}"
+    return f"{units:,} {unit}{'' if units == 1 else 's'}"
 
 
 def instant_words(instant: datetime) -> str:
