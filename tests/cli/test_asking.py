@@ -203,4 +203,9 @@ def test_seats_are_explained_and_shown(team: Command) -> None:
     assert "A request for 2 is refused, exhausted" in explained
     assert "1 seat more" in explained
     assert "in force without end, 2 seats" in explained
-    assert team("customer", "show", "ada", "--json").json["entitlements"][0]["holders"] == ["ann"]
+    assert "because of SeatAssigned request/command-line/seat!desks@" in explained
+    team("customer", "revoke", "ada", "a1", "--actor", "eve", "--note", "no team any more")
+    history = team("customer", "history", "ada").output
+    assert "    ann has a seat of desks\n" in history
+    assert "    fewer seats of desks are there, and none any more for ann\n" in history
+    assert team("customer", "show", "ada", "--json").json["entitlements"][0]["holders"] == []

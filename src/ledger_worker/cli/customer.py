@@ -260,6 +260,8 @@ def _print_posting(posting: "ExplainedPosting") -> None:
     typer.echo(f"  {posting.number} at {shown(posting.recorded_at)}, of {of}{because}")
     if cause is not None and cause.note is not None:
         typer.echo(f"    Note: {cause.note}")
+    if cause is not None and cause.seats is not None:
+        typer.echo(f"    {cause.seats}")
     for entry in posting.entries:
         typer.echo(f"    {entry.entitlement}: {entry.words}")
 

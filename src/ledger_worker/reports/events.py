@@ -8,7 +8,8 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decided import CustomerHead
-from ledger_worker.domain.events import AssignmentFact, fact_of
+from ledger_worker.domain.events import AssignmentFact, SeatFact, fact_of
+from ledger_worker.reports.words import seats_words
 
 __all__ = ["EVENTS_MAX", "EventTold", "ExplainedSource", "event_of", "explained_sources"]
 
@@ -19,7 +20,7 @@ EVENTS_MAX = 500
 class EventTold(msgspec.Struct, frozen=True, kw_only=True):
     """A recorded event and what became of it; `told_to` is the customer as sent where that is another one.
 
-    `actor` and `note` are set where a person did it.
+    `actor` and `note` are set where a person did it, `seats` says who has a seat by it.
     """
 
     told_to: str | None
@@ -34,6 +35,7 @@ class EventTold(msgspec.Struct, frozen=True, kw_only=True):
     offset: int | None
     actor: str | None = None
     note: str | None = None
+    seats: str | None = None
 
 
 class ExplainedSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +46,7 @@ class ExplainedSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def event_of(row: Sequence[Any]) -> EventTold:
-    """The event of a row with these columns, in this order, and behind them the payload of an act by hand."""
+    """The event of a row with these columns, in this order, and behind them the payload of an act by hand or a seat."""
     told_to, event_source, event_id, kind, occurred_at, recorded_at, outcome, topic, partition, offset, act = row
     fact = None if act is None else fact_of(bytes(act))
     by_hand = fact if isinstance(fact, AssignmentFact) else None
@@ -61,6 +63,7 @@ def event_of(row: Sequence[Any]) -> EventTold:
         offset=offset,
         actor=None if by_hand is None else by_hand.actor,
         note=None if by_hand is None else by_hand.note,
+        seats=seats_words(fact) if isinstance(fact, SeatFact) else None,
     )
 
 

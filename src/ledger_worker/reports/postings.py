@@ -60,18 +60,21 @@ _LAST = text("""
 SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
        posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
        event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' THEN event.payload END
+       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
 FROM posting
 LEFT JOIN event
     ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
     AND event.event_key = posting.event_key
 WHERE posting.customer_id = :customer_id
-  AND EXISTS (
-      SELECT FROM entry
-      WHERE entry.customer_id = posting.customer_id
-        AND entry.posting = posting.number
-        AND entry.recorded_at = posting.recorded_at
-        AND entry.entitlement = ANY(:entitlements)
+  AND (
+      EXISTS (
+          SELECT FROM entry
+          WHERE entry.customer_id = posting.customer_id
+            AND entry.posting = posting.number
+            AND entry.recorded_at = posting.recorded_at
+            AND entry.entitlement = ANY(:entitlements)
+      )
+      OR (event.type LIKE 'Seat%' AND event.entitlement = ANY(:entitlements))
   )
 ORDER BY posting.number DESC
 LIMIT :postings_max
@@ -86,7 +89,7 @@ def last_postings(
     *,
     postings_max: int,
 ) -> tuple[ExplainedPosting, ...]:
-    """The last postings with entries about these entitlements, the newest first, and of each these entries."""
+    """The last postings about these entitlements, the newest first, and of each the entries about them."""
     asked = {"customer_id": head.customer_id, "entitlements": list(entitlements), "postings_max": postings_max}
     return _explained(connection, head, connection.execute(_LAST, asked).all(), catalogue, entitlements)
 
@@ -95,7 +98,7 @@ _BEFORE = text("""
 SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
        posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
        event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' THEN event.payload END
+       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
 FROM posting
 LEFT JOIN event
     ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
@@ -119,7 +122,7 @@ _AFTER = text("""
 SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
        posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
        event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' THEN event.payload END
+       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
 FROM posting
 LEFT JOIN event
     ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
@@ -143,7 +146,7 @@ _CAUSES = text("""
 SELECT posting.number, posting.catalogue_version,
        posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
        event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' THEN event.payload END
+       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
 FROM posting
 JOIN event
     ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)

@@ -11,6 +11,7 @@ from uuid import UUID
 from ledger_worker.domain.access import AccessReason, Resolved
 from ledger_worker.domain.catalogue import Entitlement, EntitlementType
 from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.events import SeatAssigned, SeatFact, SeatsRevoked, SeatSwapped, SeatUnassigned
 from ledger_worker.domain.ledger import Cut, CutPolicy, Grant, GrantTerms, Kind, Line, Origin, Phase, precedence
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.places import is_open, is_suspended
@@ -29,6 +30,7 @@ __all__ = [
     "origin_words",
     "precedence_words",
     "rule_words",
+    "seats_words",
     "units_words",
     "upcoming_words",
     "usage_words",
@@ -310,6 +312,25 @@ def usage_words(event_id: str, outcome: str) -> str:
             return f"{event_id}, told too late to be covered"
         case _:
             return event_id
+
+
+def seats_words(fact: SeatFact) -> str:
+    """Who has a seat by what was decided, or has none any more."""
+    match fact:
+        case SeatAssigned():
+            return f"{fact.holder} has a seat of {fact.entitlement}"
+        case SeatUnassigned():
+            return f"{fact.holder} gave a seat of {fact.entitlement} back"
+        case SeatSwapped():
+            return f"{fact.to} has the seat of {fact.entitlement} that {fact.holder} had"
+        case SeatsRevoked():
+            others = len(fact.holders) - _HOLDERS_NAMED_MAX
+            more = f" and {others} others" if others > 0 else ""
+            named = ", ".join(fact.holders[:_HOLDERS_NAMED_MAX])
+            return f"fewer seats of {fact.entitlement} are there, and none any more for {named}{more}"
+
+
+_HOLDERS_NAMED_MAX = 5
 
 
 def units_words(units: int, entitlement: Entitlement) -> str:
