@@ -16,6 +16,7 @@ from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.past import KnownEvent, books_at
 from tests.domain import test_requests as requests
+from tests.domain import test_seats as seats
 from tests.domain.agreement import shown_units
 from tests.domain.campaign import hold
 from tests.domain.driver import SETTLEMENT_WINDOW, World
@@ -43,6 +44,13 @@ def test_the_pasts_of_twenty_thousand_worlds_are_what_the_oracle_says(part: int)
 @pytest.mark.parametrize("number", range(930_000, 930_000 + WORLDS))
 def test_a_past_knows_what_was_held_then(number: int) -> None:
     world, _ = requests.lived(number)
+
+    asked_of(world, number, requests.WIDE)
+
+
+@pytest.mark.parametrize("number", range(950_000, 950_000 + WORLDS))
+def test_a_past_knows_who_had_a_seat_then(number: int) -> None:
+    world = seats.lived(number, is_clock_running=False)
 
     asked_of(world, number, requests.WIDE)
 

@@ -63,3 +63,12 @@ def holders_of(
             for name in fact.holders:
                 held.remove(next(seat for seat in held if seat[1] == name))
     return {customer: [name for _, name in held] for customer, held in seats.items()}
+
+
+def evicted_later(entitlement: str, events: Sequence[Event], until: datetime) -> set[str]:
+    """The past: of whom seats were revoked only after `until`. What had ended by then was booked later."""
+    return {
+        event.customer_id
+        for event in events
+        if isinstance(event.fact, SeatsRevoked) and event.fact.entitlement == entitlement and event.occurred_at > until
+    }

@@ -35,7 +35,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
 )
 from ledger_worker.local.oracle.holds import Holds
-from ledger_worker.local.oracle.seats import holders_of
+from ledger_worker.local.oracle.seats import evicted_later, holders_of
 from ledger_worker.local.oracle.settings import value_at
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
@@ -218,6 +218,7 @@ def outcomes(
         walk = walked(entitlement, terms, name, at, once, telling)
         if entitlement.type is EntitlementType.SEATS:
             walk.holders = holders_of(key, once, terms, telling.recorded if telling else {}, at)
+            walk.evicted_later = evicted_later(key, once, at)
         found.update({(customer, key): walk.outcome(customer) for customer in customers})
     return found
 
@@ -266,6 +267,7 @@ class Walk:
         self.numbered = 0
         self.holds = Holds(self)
         self.holders: dict[str, list[str]] = {}
+        self.evicted_later: set[str] = set()
         self.ended_last: dict[str, datetime] = {}
         self.happenings: list[tuple[datetime, int, tuple[str | int, ...], int, Callable[[], None]]] = []
         own = [one for one in terms.made if one.grant.entitlement == entitlement.key]
@@ -614,7 +616,8 @@ class Walk:
             # Seats: those of suspended grants count here.
             seats = [unit for one in active for unit in one.free]
             is_endless = any(one.terms.units is None for one in active)
-            if self.entitlement.on_shrink is OnShrink.REVOKE_NEWEST and not is_endless:
+            evicts = self.entitlement.on_shrink is OnShrink.REVOKE_NEWEST and customer not in self.evicted_later
+            if evicts and not is_endless:
                 # Where nobody has booked it yet, the newest have lost their seats all the same.
                 holders = holders[: len(seats)]
                 used_in_force = len(holders)
