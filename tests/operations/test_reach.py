@@ -14,6 +14,7 @@ from ledger_worker.domain.catalogue import (
     Entitlement,
     Offer,
     OnChange,
+    OnShrink,
     RefundPolicy,
 )
 from ledger_worker.domain.events import UNITS_MAX, Event, PurchaseTransferred
@@ -24,7 +25,7 @@ from ledger_worker.operations.reach import Affected, Balance, Progress, Reach, V
 from ledger_worker.operations.verify import Check, Finding, verify
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.wire.catalogue_file import Definitions
-from tests.apply.ledger import Ledger
+from tests.apply.ledger import Ledger, unproven
 from tests.domain.telling import (
     access,
     activated,
@@ -35,6 +36,8 @@ from tests.domain.telling import (
     quota,
     refunded,
     renewed,
+    seat,
+    seats,
     setting,
     told,
     used,
@@ -569,3 +572,28 @@ def test_every_version_reaches_what_is_dated_ahead_of_it(ledger: Ledger, apply: 
         (3,)
     ]
     assert run(ledger).sources == 0
+
+
+def test_a_version_with_fewer_seats_takes_those_of_the_newest_as_the_dry_run_lists(ledger: Ledger) -> None:
+    published(ledger, seats(on_shrink=OnShrink.REVOKE_NEWEST), version("team", gives(3, "desk", lasts="forever")))
+    now = clock(ledger)
+    ledger.tell((told("b", now, bought(line("team"))), now))
+    ledger.ask(clock(ledger), *(seat(name) for name in "abc"))
+    fewer = version("team", gives(1, "desk", lasts="forever"))
+
+    listed = rehearsed(ledger, fewer)
+    published(ledger, fewer)
+    done = run(ledger)
+
+    assert verdicts(listed) == verdicts(done) == {("ada", "desk"): Verdict.LOSES}
+    (desk,) = done.affected
+    assert (desk.before.limit, desk.before.used, desk.after.limit, desk.after.used, desk.after.over_allocated) == (
+        3,
+        3,
+        1,
+        1,
+        0,
+    )
+    (picture,) = ledger.pictures(["ada"], clock(ledger))
+    assert [each.holders for each in picture.entitlements] == [("a",)]
+    assert unproven(ledger) == []

@@ -32,7 +32,7 @@ from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.transaction import ATTEMPTS_MAX, apply_batch, catch_up, rehearse_on
 from ledger_worker.domain.catalogue import Apply, Catalogue, Offer
 from ledger_worker.domain.changes import Change, EntitlementPicture
-from ledger_worker.domain.events import LEDGER, Event, OfferReached
+from ledger_worker.domain.events import LEDGER, Event, OfferReached, SeatsRevoked
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState, skus_of
 from ledger_worker.errors import BrokenInvariantError
@@ -346,9 +346,10 @@ class _Run:
         self._progress()
 
     def _note_change(self, change: Change) -> None:
-        if change.cause.type != OfferReached.__name__:
-            return  # it was due and would have been told in any case
         place = (change.customer_id, change.entitlement)
+        evicts = change.cause.type == SeatsRevoked.__name__ and place in self._told
+        if change.cause.type != OfferReached.__name__ and not evicts:
+            return  # it was due and would have been told in any case
         before = self._told[place][0] if place in self._told else _balance(change.before)
         self._told[place] = (before, _balance(change.after))
 
@@ -433,11 +434,16 @@ def _verdict(before: Balance, after: Balance) -> Verdict:
         return Verdict.OWES
     # A new allowance counts what was used of the one before by a lower limit: only together with use they compare.
     was, will = _left(before), _left(after)
-    if (before.allowed and not after.allowed) or will < was:
+    if (before.allowed and not after.allowed) or will < was or _are_evicted(before, after):
         return Verdict.LOSES
     if (after.allowed and not before.allowed) or will > was or (after.limit or 0) > (before.limit or 0):
         return Verdict.GAINS
     return Verdict.CHANGES
+
+
+def _are_evicted(before: Balance, after: Balance) -> bool:
+    """Whether holders lost their seats: what is used without that debts are counted are seats."""
+    return after.debt is None and (after.used or 0) < (before.used or 0)
 
 
 def _left(balance: Balance) -> tuple[bool, int]:
