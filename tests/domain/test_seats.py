@@ -552,10 +552,11 @@ def lived(number: int, *, is_clock_running: bool = True, also: Also | None = Non
     world = World(history.catalogue, timedelta(days=365))
     now = history.told[0][1]
     for place, (event, told_at) in enumerate(history.told):
-        world.tell((event, told_at))
-        if also is not None:
-            also.tell((event, told_at))
+        # Never before what was asked last: with a clock that would be behind what it has booked, without one before.
         now = max(now, told_at)
+        world.tell((event, now))
+        if also is not None:
+            also.tell((event, now))
         if is_clock_running:
             checked(world, now)
         for again in range(chance.randint(0, 4)):
