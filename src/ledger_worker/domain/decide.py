@@ -432,7 +432,9 @@ class Decision:
                 self.customers.link({state.claimant, *(holding.customer_id for holding in folded.owners)})
                 effect.book(folded)
         side.merge = self.customers.merges[old]
-        for entitlement in sorted(side.books):
+        for book in side.books.values():
+            book.leaves_at = at  # also of one that was only looked into, so that nobody is told of it
+        for entitlement in side.entitlements:
             effect.leave(side, entitlement, at)
         effect.couple()
         effect.post(told)

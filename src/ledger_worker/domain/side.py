@@ -82,6 +82,11 @@ class Side:
         book.posting = self._number + 1
         return book
 
+    @property
+    def entitlements(self) -> list[str]:
+        """Of which the customer has accounts, stored or changed: not of books that were only looked into."""
+        return sorted({*self._loaded.accounts, *self._dirty})
+
     def shown(self, entitlement: str) -> EntitlementPicture:
         """The picture of an open book where it stands, drawn once until the book changes."""
         found = self._pictures.get(entitlement)
