@@ -18,6 +18,7 @@ from ledger_worker.domain.events import (
     PurchaseLine,
     PurchaseRefunded,
     RefundLine,
+    SeatFact,
     SubscriptionItem,
 )
 from ledger_worker.domain.values import JsonText, value_of
@@ -26,7 +27,7 @@ from ledger_worker.wire.schemas import RECORD_TYPES, newest, schemas_directory, 
 
 EXAMPLES = [(record_type, version.version) for record_type in RECORD_TYPES for version in shipped()[record_type]]
 FACT_TYPES: Mapping[str, type[Any]] = {
-    kind.__name__: kind for kind in get_args(Fact) if kind not in get_args(OwnFact | HoldFact)
+    kind.__name__: kind for kind in get_args(Fact) if kind not in get_args(OwnFact | HoldFact | SeatFact)
 }
 """Every type of fact that somebody tells the ledger, by its name."""
 
