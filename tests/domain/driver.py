@@ -91,6 +91,7 @@ class World:
         self.inbox: dict[tuple[str, UUID], DecidedEvent] = {}
         self.refused: list[Refused] = []
         self.answers: dict[tuple[str, str], Answer] = {}
+        self._ahead: dict[tuple[str, datetime], dict[str, Book]] = {}
 
     def customer(self, customer_id: str) -> Customer:
         return self.customers.setdefault(customer_id, Customer(customer_id))
@@ -169,12 +170,18 @@ class World:
         return picture(book)
 
     def _books_together(self, customer_id: str, at: datetime) -> dict[str, Book]:
-        """The customer's books with everything passed that is due of it and of those it is tied to."""
+        """The customer's books with everything passed that is due of it and of those it is tied to.
+
+        Kept until something is stored: they are only read.
+        """
+        if (customer_id, at) in self._ahead:
+            return self._ahead[customer_id, at]
         histories: dict[tuple[str, str], History] = {}
         while True:
             loaded = self._loaded(histories, {customer_id, *self.customers[customer_id].head.linked})
             found = books_ahead(loaded, customer_id, at, self.catalogue)
             if not isinstance(found, NeedsHistory):
+                self._ahead[customer_id, at] = found
                 return found
             self._add_history(histories, found)
 
@@ -311,6 +318,7 @@ class World:
 
     def _store(self, decided: Decided) -> None:
         """Everything goes through the bytes that are stored."""
+        self._ahead.clear()
         for customer_id, one in decided.customers.items():
             customer = self.customer(customer_id)
             customer.head = _through_bytes(one.head)

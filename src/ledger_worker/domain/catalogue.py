@@ -10,6 +10,7 @@ import re
 from calendar import monthrange
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -373,6 +374,7 @@ _ISO_DURATION = re.compile(
 )
 
 
+@lru_cache(1000)
 def _duration(lasts: str) -> tuple[int, timedelta]:
     match = _ISO_DURATION.fullmatch(lasts)
     years, months, weeks, days, hours, minutes, seconds = (

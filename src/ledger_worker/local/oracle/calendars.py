@@ -4,6 +4,7 @@ import re
 from calendar import monthrange
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from ledger_worker.domain.catalogue import Allowance
@@ -37,6 +38,7 @@ def day_of(first: date, every: str, number: int) -> date:
     return date(year, month, min(first.day, monthrange(year, month)[1]))
 
 
+@lru_cache(100_000)
 def first_shown(wall: datetime, zone: ZoneInfo) -> datetime:
     """The first instant at which a clock on a wall there shows that time, or a later one.
 
