@@ -269,6 +269,24 @@ def test_what_cannot_be_counted_is_answered_and_keeps_back_nobody(ledger: Ledger
     assert unproven(ledger) == []
 
 
+def test_the_first_reason_that_is_true_is_given(sold: Ledger) -> None:
+    """Those that are found before the books are opened; the others are in `tests/domain/test_reasons.py`."""
+    (first,) = ask(sold, request(("api", 1), key="k"))
+    assert first.is_granted
+
+    impossible_and_reused = ask(sold, request(("api", 0), key="k"))
+    with sold.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE customer SET is_parked = true")
+    reused_and_parked = ask(sold, request(("api", 2), key="k"))
+    parked_and_unknown = ask(sold, confirm("nothing"), request(("nothing", 1)))
+    nobody_and_unknown = ask(sold, confirm("nothing", customer="nobody"), request(("nothing", 1), customer="nobody"))
+
+    assert [answer.reason for answer in impossible_and_reused] == ["impossible_value"]
+    assert [answer.reason for answer in reused_and_parked] == ["key_reused"]
+    assert [answer.reason for answer in parked_and_unknown] == ["parked", "parked"]
+    assert [answer.reason for answer in nobody_and_unknown] == ["not_entitled", "not_entitled"]
+
+
 def test_a_parked_customer_is_answered_so_and_asked_again_later(sold: Ledger) -> None:
     sold.tell((told("b", day(1), bought(order="o2"), customer="bob"), day(1)))
     parked, other = request(("api", 1)), request(("api", 1), customer="bob")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ledger_worker.cli.reference import catalogue_page, commands_page, outcomes_page
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
+from ledger_worker.domain.requests import RequestReason
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -24,4 +25,4 @@ def test_every_outcome_and_reason_has_a_meaning_in_its_order() -> None:
     page = outcomes_page()
 
     words = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert words == [*Outcome, *DeadLetterReason]
+    assert words == [*Outcome, *DeadLetterReason, *RequestReason]

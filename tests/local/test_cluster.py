@@ -78,6 +78,15 @@ def test_postgres_answers_as_it_was_set_and_lets_nobody_in_without_the_password(
         psycopg.connect(private_cluster.database_url, password="")
 
 
+def test_what_postgres_shares_is_in_its_folder_so_that_a_killed_one_leaves_nothing(private_cluster: Cluster) -> None:
+    assert private_cluster.postgres_pid is not None
+
+    mapped = {Path(one.path) for one in psutil.Process(private_cluster.postgres_pid).memory_maps()}
+
+    assert any(path.is_relative_to(private_cluster.folder) for path in mapped)
+    assert not any(path.name.startswith("PostgreSQL.") for path in mapped)
+
+
 def test_a_message_of_a_kafka_transaction_arrives(private_cluster: Cluster) -> None:
     topic = _make_topic(private_cluster.kafka_bootstrap)
 

@@ -50,8 +50,8 @@ Of several that are true the first is named.
 _OUTCOMES = """\
 # Outcomes and reasons
 
-What became of an event, and why a record became a dead letter. Both lists may grow and never shrink, so read them as
-texts and let a word that you do not know be no error.
+What became of an event, why a record became a dead letter, and why a request was not granted. The lists may grow and
+never shrink, so read them as texts and let a word that you do not know be no error.
 
 `python -m ledger_worker.cli.reference outcomes > docs/reference/outcomes.md` prints this page anew.
 """
@@ -98,11 +98,16 @@ def commands_page() -> str:
 
 
 def outcomes_page() -> str:
-    """The page of outcomes and dead-letter reasons, as Markdown, in the order in which they are tested."""
+    """The page of outcomes, dead-letter reasons and reasons of requests, as Markdown, in the order of the checks."""
     from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
+    from ledger_worker.domain.requests import RequestReason
 
     lines = [_OUTCOMES]
-    for title, listed in (("Outcomes", Outcome), ("Reasons of dead letters", DeadLetterReason)):
+    for title, listed in (
+        ("Outcomes", Outcome),
+        ("Reasons of dead letters", DeadLetterReason),
+        ("Reasons of requests that are refused", RequestReason),
+    ):
         lines += [f"## {title}\n", f"{inspect.cleandoc(listed.__doc__ or '')}\n", "| word | meaning |", "|---|---|"]
         lines += [f"| `{word}` | {meaning} |" for word, meaning in _meanings(listed)]
         lines.append("")

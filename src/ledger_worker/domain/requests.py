@@ -88,16 +88,19 @@ _SAID_BITS_MAX = 64
 
 
 class RequestReason(StrEnum):
-    """Why a request was not granted, beside what `access.AccessReason` says; the first that is true."""
+    """Why a request was not granted, in the order in which the checks are made: the first that is true is the answer.
+
+    Behind `wrong_type` comes why the picture says no, as `EntitlementChanged` says it: `in_debt`, `suspended`,
+    `revoked`, `exhausted`, `not_yet_active`, `expired`, `not_entitled`. Of several items the first that is refused
+    gives the reason.
+    """
 
     IMPOSSIBLE_VALUE = "impossible_value"
     """Units of zero, an id of no characters, the same entitlement twice."""
     KEY_REUSED = "key_reused"
     """The caller asked something else under this key before: that answer stands."""
-    UNKNOWN_ENTITLEMENT = "unknown_entitlement"
-    """The entitlement is not in the catalogue."""
-    WRONG_TYPE = "wrong_type"
-    """The entitlement has no units to use up; or, where a seat is asked for, no seats."""
+    PARKED = "parked"
+    """An operator holds the customer, or one it is tied to: ask again later. Nothing of it is kept."""
     NOT_ENTITLED = "not_entitled"
     """Nobody has told the ledger anything of the customer."""
     UNKNOWN_HOLD = "unknown_hold"
@@ -108,22 +111,24 @@ class RequestReason(StrEnum):
     """The hold was confirmed or released before, under another key."""
     MORE_THAN_HELD = "more_than_held"
     """More units are to be confirmed than the hold has."""
+    UNKNOWN_ENTITLEMENT = "unknown_entitlement"
+    """The entitlement is not in the catalogue."""
+    WRONG_TYPE = "wrong_type"
+    """The entitlement has no units to use up; or, where a seat is asked for, no seats."""
     SEAT_TAKEN = "seat_taken"
     """Who is to have a seat has one."""
     UNKNOWN_HOLDER = "unknown_holder"
     """Who is to give a seat back, or to pass it on, has none."""
     OVER_ALLOCATED = "over_allocated"
-    """More seats are held than there are, and the entitlement lets nobody new in then (`OnShrink.BLOCK_NEW`)."""
-    PARKED = "parked"
-    """An operator holds the customer, or one it is tied to: ask again later. Nothing of it is kept."""
-    OUT_OF_RANGE = "out_of_range"
-    """Counted with what was used before, the units pass what 64 bits hold. Nothing of it is kept."""
+    """More seats are held than there are, and the entitlement lets nobody new in then (`block_new`)."""
     EXHAUSTED = "exhausted"
     """Fewer units are left than were asked for, and the limit is hard; or no seat is left."""
     TOO_MANY_HOLDS = "too_many_holds"
-    """As many holds of the entitlement are open as one customer may have (`holds.HOLDS_MAX`)."""
+    """As many holds of the entitlement are open as one customer may have: 1,000."""
     TOO_MANY_HOLDERS = "too_many_holders"
-    """As many hold a seat of the entitlement as can be told of one customer (`seats.HOLDERS_MAX`)."""
+    """As many hold a seat of the entitlement as can be told of one customer: 10,000, or 400,000 bytes of names."""
+    OUT_OF_RANGE = "out_of_range"
+    """Counted with what was used before, the units pass what 64 bits hold. Nothing of it is kept."""
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

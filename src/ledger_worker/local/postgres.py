@@ -33,6 +33,8 @@ port = {port}
 unix_socket_directories = ''
 max_connections = 200
 shared_buffers = {shared_buffers_megabytes}MB
+# In the data folder, so that what a killed server shared is gone with it; elsewhere it would stay in memory for good.
+dynamic_shared_memory_type = mmap
 shared_preload_libraries = 'pg_stat_statements'
 max_wal_size = {wal_megabytes_max}MB
 wal_compression = {wal_compression}
