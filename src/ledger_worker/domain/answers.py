@@ -243,6 +243,7 @@ def _answer(asked: Asked, user: Side, now: datetime, items: tuple[Granted, ...])
         items=items,
         recorded_at=now,
         sequence=user.head().sequence,
+        hold=asked.hold if isinstance(asked, Confirm | Release) else None,
     )
 
 

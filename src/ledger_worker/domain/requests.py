@@ -52,6 +52,7 @@ __all__ = [
     "Item",
     "Release",
     "Request",
+    "RequestId",
     "RequestReason",
     "SeatAsked",
     "SwapSeat",
@@ -67,6 +68,7 @@ __all__ = [
     "refused_answer",
     "refused_of",
     "request_hash",
+    "request_id_of",
     "seat_answered",
     "seat_event",
     "seat_refusal",
@@ -212,6 +214,49 @@ Asked = Request | Confirm | Release | SeatAsked
 """What can be asked, and is answered once under the key of its caller."""
 
 
+class RequestId(msgspec.Struct, frozen=True, kw_only=True):
+    """The ids under which something of a request is recorded, which nothing else has: of whom, of which entitlement.
+
+    `what` is "" for units that are used or held under the key, "seat" for a seat, and "ended" for the end of the hold
+    that was taken under the key.
+    """
+
+    caller: str
+    key: str
+    entitlement: str
+    what: str = ""
+
+    @property
+    def event_source(self) -> str:
+        """The source of the event."""
+        return f"{REQUEST_PREFIX}{self.caller}"
+
+    @property
+    def event_id(self) -> str:
+        """The id of the event: no key of an entitlement has an @ or an ! in it."""
+        what = f"{self.what}!" if self.what else ""
+        return f"{what}{self.entitlement}@{self.key}"
+
+    @property
+    def event_key(self) -> UUID:
+        """The key of the event in the inbox."""
+        return event_key(self.event_source, self.event_id)
+
+
+def request_id_of(event_source: str, event_id: str) -> RequestId | None:
+    """What the ids of an event say; None where no request makes such ids."""
+    named, at, key = event_id.partition("@")
+    what, mark, entitlement = named.rpartition("!")
+    if not event_source.startswith(REQUEST_PREFIX) or not at or (mark and what not in _RECORDED_OF):
+        return None
+    caller = event_source.removeprefix(REQUEST_PREFIX)
+    return RequestId(caller=caller, key=key, entitlement=entitlement, what=what)
+
+
+_SEAT, _ENDED = "seat", "ended"
+_RECORDED_OF = frozenset({_SEAT, _ENDED})
+
+
 class Covered(msgspec.Struct, frozen=True, kw_only=True):
     """So many of the granted units are covered by that grant; None: by none, they are overage."""
 
@@ -237,7 +282,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a request: granted as a whole or not at all, at `recorded_at`; of each item, in their order.
 
     `reason` and `message` are set when it was refused; `sequence` is the customer's last change by then. `expires_at`
-    is set for a hold that was granted.
+    is set for a hold that was granted, `hold` is the key of the one that was to end.
     """
 
     caller: str
@@ -250,6 +295,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     recorded_at: datetime
     sequence: int
     expires_at: datetime | None = None
+    hold: str | None = None
 
 
 def request_hash(request: Asked) -> bytes:
@@ -367,9 +413,10 @@ def seat_event(asked: SeatAsked, now: datetime) -> Event:
             fact = SeatUnassigned(entitlement=asked.entitlement, holder=asked.holder)
         case SwapSeat():
             fact = SeatSwapped(entitlement=asked.entitlement, holder=asked.holder, to=asked.to)
+    ids = RequestId(caller=asked.caller, key=asked.key, entitlement=asked.entitlement, what=_SEAT)
     return Event(
-        event_source=_source(asked.caller),
-        event_id=f"seat!{_event_id(asked.entitlement, asked.key)}",
+        event_source=ids.event_source,
+        event_id=ids.event_id,
         customer_id=asked.customer_id,
         occurred_at=now,
         fact=fact,
@@ -400,9 +447,10 @@ def seat_sentence(asked: SeatAsked, reason: str) -> str:
 
 def granted_event(request: Request, fact: UsageRecorded | HoldTaken, now: datetime) -> Event:
     """What a granted item is recorded as: usage or a hold at `now`, under ids that only this request has."""
+    ids = RequestId(caller=request.caller, key=request.key, entitlement=fact.entitlement)
     return Event(
-        event_source=_source(request.caller),
-        event_id=_event_id(fact.entitlement, request.key),
+        event_source=ids.event_source,
+        event_id=ids.event_id,
         customer_id=request.customer_id,
         occurred_at=now,
         fact=fact,
@@ -414,15 +462,15 @@ def end_event(held: Answer, entitlement: str, confirmed: int, now: datetime) -> 
 
     Under an id that only one end of it can have.
     """
-    taken = _event_id(entitlement, held.key)
+    taken = RequestId(caller=held.caller, key=held.key, entitlement=entitlement)
     fact = (
-        HoldConfirmed(entitlement=entitlement, hold_event_id=taken, units=confirmed)
+        HoldConfirmed(entitlement=entitlement, hold_event_id=taken.event_id, units=confirmed)
         if confirmed
-        else HoldReleased(entitlement=entitlement, hold_event_id=taken)
+        else HoldReleased(entitlement=entitlement, hold_event_id=taken.event_id)
     )
     return Event(
-        event_source=_source(held.caller),
-        event_id=end_id(taken),
+        event_source=taken.event_source,
+        event_id=end_id(taken.event_id),
         customer_id=held.customer_id,
         occurred_at=now,
         fact=fact,
@@ -431,20 +479,12 @@ def end_event(held: Answer, entitlement: str, confirmed: int, now: datetime) -> 
 
 def end_id(taken: str) -> str:
     """The event id of the end of the hold that was taken under that one."""
-    return f"ended!{taken}"
+    return f"{_ENDED}!{taken}"
 
 
 def hold_key_of(held: Answer, entitlement: str) -> UUID:
     """The inbox key of the taking of one item of a hold."""
-    return event_key(_source(held.caller), _event_id(entitlement, held.key))
-
-
-def _source(caller: str) -> str:
-    return f"{REQUEST_PREFIX}{caller}"
-
-
-def _event_id(entitlement: str, key: str) -> str:
-    return f"{entitlement}@{key}"  # no key of an entitlement has an @ or an ! in it
+    return RequestId(caller=held.caller, key=held.key, entitlement=entitlement).event_key
 
 
 def granted_of(
@@ -502,6 +542,7 @@ def refused_answer(request: Asked, reason: RequestReason, message: str, now: dat
         items=(),
         recorded_at=now,
         sequence=0,
+        hold=_sayable(request.hold) if isinstance(request, Confirm | Release) else None,
     )
 
 

@@ -4,7 +4,7 @@ A server-side cursor for each table gives its rows in the order of customers; me
 time, also of a customer that only a stray row names. Customers that any row ties to each other are proven as one group,
 where the first of them comes up: the rows of the others are then read by their ids, and passed over when they come up
 themselves. What is checked of a group is in `proof`; here are the statements, the merge, and the checks of the whole
-ledger (input partitions, claimed sources, dead letters).
+ledger (input partitions, claimed sources, dead letters). First answers are compared in `answers`.
 
 The snapshot is REPEATABLE READ and read only, so workers and verify do not wait for each other, and nothing half done
 is seen. It keeps PostgreSQL from vacuuming what died since it began, for as long as it runs. Memory is bounded by the
@@ -20,6 +20,7 @@ import msgspec
 from sqlalchemy import Connection, TextClause, text
 
 from ledger_worker.domain.catalogue import Entitlement, Offer
+from ledger_worker.operations.answers import Answers
 from ledger_worker.operations.proof.findings import Check, Finding, Findings
 from ledger_worker.operations.proof.group import prove
 from ledger_worker.operations.proof.reading import UNREADABLE
@@ -139,6 +140,7 @@ class _Verification:
         self._on_progress = on_progress
         self._findings = Findings(findings_max)
         self._published = _published(connection, self._findings)
+        self._answers = Answers(connection, self._findings)
         self._arrived: Counter[tuple[str, int]] = Counter()
         self._last_offsets: dict[tuple[str, int], int] = {}
         self._customers = 0
@@ -160,6 +162,7 @@ class _Verification:
                         )
                     )
         if self._customer_id is None:
+            self._answers.check_all()
             self._check_owners()
             self._check_dead_letters()
             self._check_partitions()
@@ -207,6 +210,7 @@ class _Verification:
         for group in window:
             self._prove(group)
             self._customers += len(group)
+            self._answers.see(event for rows in group for event in rows.events)
             for event in (event for rows in group for event in rows.events):
                 if event.topic is not None and event.partition is not None and event.offset is not None:
                     place = (event.topic, event.partition)

@@ -13,7 +13,7 @@ __all__ = ["Check", "Finding", "Findings", "differing", "differing_fields", "sho
 class Check(StrEnum):
     """What is recomputed, in the order in which it is done for one group.
 
-    The first and the last two are of the whole ledger.
+    The first and the last two are of the whole ledger, and so is most of the third last.
     """
 
     CATALOGUE = "catalogue"
@@ -54,6 +54,8 @@ class Check(StrEnum):
 
     What it shows after is proven while a customer who is tied to nobody still stands there.
     """
+    ANSWER = "answer"
+    """What a first answer granted is recorded, and what requests did was granted by their first answer."""
     SOURCE_OWNER = "source_owner"
     """Each source that was claimed is there."""
     INPUT_PARTITION = "input_partition"
