@@ -70,9 +70,10 @@ def test_a_bad_file_is_status_1_and_the_problem_says_where_what_and_what_was_exp
     assert applied.json["published"] is False
 
 
-def test_apply_publishes_what_is_new_and_the_same_file_again_publishes_nothing(command: Command) -> None:
-    first = command("catalog", "apply", "docs/examples/catalogue.toml", "--json")
-    second = command("catalog", "apply", "docs/examples/catalogue.toml", "--json")
+@pytest.mark.parametrize("file", ["docs/examples/catalogue.toml", "docs/examples/teams.toml"])
+def test_apply_publishes_what_is_new_and_the_same_file_again_publishes_nothing(command: Command, file: str) -> None:
+    first = command("catalog", "apply", file, "--json")
+    second = command("catalog", "apply", file, "--json")
 
     assert (first.status, first.json["published"], first.json["catalogue_version"]) == (0, True, 1)
     assert set(standings(first).values()) == {("new", 1)}

@@ -15,6 +15,7 @@ from ledger_worker.domain.catalogue import (
     LimitPolicy,
     OnCancel,
     OnChange,
+    OnShrink,
     OveragePolicy,
     RefundPolicy,
     ReturnAfterEnd,
@@ -307,7 +308,19 @@ def test_the_shop_sells_what_the_catalogue_defines_and_one_thing_that_it_does_no
 
 @pytest.mark.parametrize(
     "policy",
-    [LimitPolicy, DebtPolicy, OveragePolicy, RefundPolicy, OnCancel, OnChange, Clock, ReturnAfterEnd, MergePolicy],
+    [
+        EntitlementType,
+        LimitPolicy,
+        DebtPolicy,
+        OveragePolicy,
+        RefundPolicy,
+        OnCancel,
+        OnChange,
+        Clock,
+        ReturnAfterEnd,
+        MergePolicy,
+        OnShrink,
+    ],
 )
 def test_the_catalogue_uses_every_policy(policy: type[StrEnum]) -> None:
     definitions = definitions_of_toml(CATALOGUE_FILE.read_text(encoding="utf-8"))
@@ -327,6 +340,8 @@ def test_the_catalogue_rolls_over_gives_grace_and_gives_back_the_time_of_dispute
     assert any(one.extend_on_won for one in allowances)
     assert any(one.units is None and one.entitlement == "exports" for one in allowances)
     assert any(one.lasts == "forever" for one in allowances)
+    assert {one.every for one in allowances} == {None, "P1D", "P1M"}
+    assert any(one.expiring_soon for one in definitions.entitlements)
 
 
 def test_a_setting_without_a_merge_is_given_by_products_of_different_priority() -> None:

@@ -60,8 +60,10 @@ never shrink, so read them as texts and let a word that you do not know be no er
 _CATALOGUE = """\
 # The catalogue file
 
-What can be had, and what each product gives, as TOML for `ledger-worker catalog apply`;
-[docs/examples/catalogue.toml](../examples/catalogue.toml) is one. A field that is not listed here is refused.
+What can be had, and what each product gives, as TOML for `ledger-worker catalog apply`:
+[docs/examples/catalogue.toml](../examples/catalogue.toml) has quotas, access and settings,
+[docs/examples/teams.toml](../examples/teams.toml) seats, what recurs, and warnings before an end. A field that is not
+listed here is refused.
 
 Each entitlement and each offer is published as a version that never changes. Applying a file publishes the next version
 of what differs from the newest one, and nothing else: the same file a second time changes nothing, and what is left out

@@ -1,7 +1,8 @@
-"""Services that ask for units while the shop's facts are being applied, and all at once for somebody's last ones.
+"""Services that ask for units and seats while the shop's facts are applied, and all at once for somebody's last ones.
 
-They use units or hold them first, and confirm or release what they hold, or forget it. What they were granted becomes
-part of the true history, so the oracle is asked about it like about everything else.
+They use units or hold them first, and confirm or release what they hold, or forget it; they give seats, pass them on,
+and take them back. What they were granted becomes part of the true history, so the oracle is asked about it like about
+everything else.
 """
 
 import random
@@ -19,12 +20,15 @@ from ledger_worker.domain.events import Event, HoldTaken, UsageRecorded
 from ledger_worker.domain.requests import (
     Answer,
     Asked,
+    AssignSeat,
     Confirm,
     Granted,
     Item,
     Release,
     Request,
     SeatAsked,
+    SwapSeat,
+    UnassignSeat,
     end_event,
     granted_event,
     seat_event,
@@ -43,8 +47,10 @@ _HOLD_SECONDS_MAX = 20
 _THREADS = 8
 _ANSWER_SECONDS_MAX = 60.0
 _ASKED_AGAIN_MAX = 5
-_FOUGHT_FOR = range(8, 200)
-"""How many units are left where everybody asks for one: some rounds for each, and over within a second or two."""
+_EVERY_OTHER_TIME = 0.5
+_FOUGHT_FOR = {EntitlementType.QUOTA: range(8, 200), EntitlementType.SEATS: range(2, 200)}
+"""How many are left where everybody asks for one: some rounds for each, and over within a second or two."""
+_PEOPLE = ("ann", "ben", "cleo", "dan", "eve", "finn", "gus")
 _LASTS_FOR = timedelta(hours=1)
 _LOOKED_AT_MAX = 500
 _HELD_MAX = 20
@@ -58,7 +64,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class LastUnits(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of asking all at once: how many units were left, and what was answered."""
+    """What came of asking all at once: how many units or seats were left, and what was answered."""
 
     customer_id: str
     entitlement: str
@@ -67,30 +73,40 @@ class LastUnits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def granted(self) -> int:
-        """How many units were granted in all."""
+        """How many were granted in all."""
         return sum(item.granted for one in self.answers for item in one.answer.items)
 
 
 def ask_until(stop: threading.Event, engine: Engine, customer_ids: Sequence[str], seed: int) -> list[Answered]:
-    """Until `stop` is set eight threads ask by chance: whom, for what, whether to hold it, and what becomes of that."""
-    entitlements = _quotas(_catalogue(engine))
+    """Until `stop` is set eight threads ask by chance: whom, for what, whether to hold it, and what becomes of that.
+
+    Every third time it is about a seat, and of those every other time about somebody who was given one before.
+    """
+    catalogue = _catalogue(engine)
+    quotas, seats = _of_type(catalogue, EntitlementType.QUOTA), _of_type(catalogue, EntitlementType.SEATS)
 
     def ask(gatherer: Gatherer, thread: int) -> list[Answered]:
         chance, answers = random.Random(f"{seed}-{thread}"), list[Answered]()  # noqa: S311 - a seeded demo, no secret
         held: list[Answer] = []
+        seated: list[AssignSeat] = []
         while not stop.wait(_PAUSE_SECONDS):
             key = f"at-random-{thread}-{len(answers)}"
             asked: Asked
-            if held and chance.random() < 0.5:  # noqa: PLR2004 - every other time
+            if chance.random() < 1 / 3:
+                given = chance.choice(seated) if seated and chance.random() < _EVERY_OTHER_TIME else None
+                asked = _about_seats(key, chance.choice(customer_ids), chance.choice(seats), given, chance)
+            elif held and chance.random() < _EVERY_OTHER_TIME:
                 asked = _end(key, held.pop(), chance)
             else:
                 seconds = chance.choice([None, chance.randint(1, _HOLD_SECONDS_MAX)])
                 units = chance.randint(1, _UNITS_MAX)
-                asked = _request(key, chance.choice(customer_ids), chance.choice(entitlements), units, seconds)
+                asked = _request(key, chance.choice(customer_ids), chance.choice(quotas), units, seconds)
             answer = _answer(gatherer, asked)
             answers.append(Answered(asked, answer))
             if answer.expires_at is not None:
                 held.append(answer)
+            if answer.is_granted and isinstance(asked, AssignSeat):
+                seated.append(asked)
         return answers
 
     return _ask_at_once(engine, ask)
@@ -101,7 +117,8 @@ def hold_for(engine: Engine, customer_ids: Sequence[str], seconds: int, name: st
     catalogue = _catalogue(engine)
     with engine.connect() as connection:
         found = pictures.load(connection, customer_ids[:_LOOKED_AT_MAX])
-    hard = {key for key in _quotas(catalogue) if catalogue.entitlements[key].limit is LimitPolicy.HARD}
+    quotas = _of_type(catalogue, EntitlementType.QUOTA)
+    hard = {key for key in quotas if catalogue.entitlements[key].limit is LimitPolicy.HARD}
     wanted = [
         (picture.customer_id, shown.entitlement)
         for picture in found
@@ -113,12 +130,12 @@ def hold_for(engine: Engine, customer_ids: Sequence[str], seconds: int, name: st
         return [Answered(request, _answer(gatherer, request)) for request in requests]
 
 
-def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits | None:
-    """Eight threads ask for units of one customer, one by one and as fast as they can, until each was refused.
+def fight_for_the_last(engine: Engine, customer_ids: Iterable[str], kind: EntitlementType) -> LastUnits | None:
+    """Eight threads ask for units or seats of one customer, one by one and at once, until each was refused.
 
-    None where no customer looked at has a few left of a hard limit.
+    None where no customer looked at has a few left of an entitlement of that type, with a hard limit.
     """
-    found = _few_left(engine, list(customer_ids)[:_LOOKED_AT_MAX])
+    found = _few_left(engine, list(customer_ids)[:_LOOKED_AT_MAX], kind)
     if found is None:
         return None
     customer_id, entitlement, left = found
@@ -126,8 +143,11 @@ def fight_for_the_last(engine: Engine, customer_ids: Iterable[str]) -> LastUnits
     def ask(gatherer: Gatherer, thread: int) -> list[Answered]:
         answers = list[Answered]()
         while not answers or answers[-1].answer.is_granted:
-            request = _request(f"last-{thread}-{len(answers)}", customer_id, entitlement, 1)
-            answers.append(Answered(request, _answer(gatherer, request)))
+            key = f"last-{entitlement}-{thread}-{len(answers)}"
+            asked: Asked = _request(key, customer_id, entitlement, 1)
+            if kind is EntitlementType.SEATS:
+                asked = _seat(key, customer_id, entitlement, f"person {thread}-{len(answers)}")
+            answers.append(Answered(asked, _answer(gatherer, asked)))
         return answers
 
     answers = tuple(_ask_at_once(engine, ask))
@@ -165,6 +185,31 @@ def _end(key: str, held: Answer, chance: random.Random) -> Asked:
     return Confirm(**names, items=chance.choice([(), some]))
 
 
+def _about_seats(
+    key: str, customer_id: str, entitlement: str, given: AssignSeat | None, chance: random.Random
+) -> SeatAsked:
+    """Somebody new is to have a seat; or of one that was given before somebody else, or nobody."""
+    new = chance.choice(_PEOPLE)
+    if given is None:
+        return _seat(key, customer_id, entitlement, new)
+    names = {
+        "caller": _CALLER,
+        "key": key,
+        "customer_id": given.customer_id,
+        "entitlement": given.entitlement,
+        "holder": given.holder,
+    }
+    if new == given.holder:
+        return UnassignSeat(**names)
+    if chance.random() < _EVERY_OTHER_TIME:
+        return SwapSeat(**names, to=new)
+    return _seat(key, given.customer_id, given.entitlement, new)
+
+
+def _seat(key: str, customer_id: str, entitlement: str, holder: str) -> AssignSeat:
+    return AssignSeat(caller=_CALLER, key=key, customer_id=customer_id, entitlement=entitlement, holder=holder)
+
+
 def _answer(gatherer: Gatherer, asked: Asked) -> Answer:
     """The answer, asked for again under the same key while somebody else has the customer for too long."""
     for _ in range(_ASKED_AGAIN_MAX):
@@ -187,8 +232,8 @@ def _request(key: str, customer_id: str, entitlement: str, units: int, seconds: 
     return Request(caller=_CALLER, key=key, customer_id=customer_id, items=items, hold_seconds=seconds)
 
 
-def _few_left(engine: Engine, customer_ids: Sequence[str]) -> tuple[str, str, int] | None:
-    """A customer and what it has a few units left of, under a hard limit and for a while yet."""
+def _few_left(engine: Engine, customer_ids: Sequence[str], kind: EntitlementType) -> tuple[str, str, int] | None:
+    """A customer and what it has a few left of, under a hard limit and for a while yet."""
     catalogue = _catalogue(engine)
     with engine.connect() as connection:
         found = pictures.load(connection, customer_ids)
@@ -196,14 +241,15 @@ def _few_left(engine: Engine, customer_ids: Sequence[str]) -> tuple[str, str, in
         for shown in picture.entitlements:
             entitlement = catalogue.entitlements[shown.entitlement]
             ends_soon = shown.expires_at is not None and shown.expires_at < picture.recorded_at + _LASTS_FOR
-            is_hard = entitlement.type is EntitlementType.QUOTA and entitlement.limit is LimitPolicy.HARD
-            if is_hard and shown.allowed and not shown.unlimited and not ends_soon and shown.remaining in _FOUGHT_FOR:
+            is_meant = entitlement.type is kind and entitlement.limit is LimitPolicy.HARD
+            is_few = not shown.unlimited and shown.remaining in _FOUGHT_FOR[kind]
+            if is_meant and is_few and shown.allowed and not shown.over_allocated and not ends_soon:
                 return picture.customer_id, shown.entitlement, shown.remaining or 0
     return None
 
 
-def _quotas(catalogue: Catalogue) -> list[str]:
-    return sorted(key for key, one in catalogue.entitlements.items() if one.type is EntitlementType.QUOTA)
+def _of_type(catalogue: Catalogue, kind: EntitlementType) -> list[str]:
+    return sorted(key for key, one in catalogue.entitlements.items() if one.type is kind)
 
 
 def _catalogue(engine: Engine) -> Catalogue:

@@ -24,7 +24,7 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id
 from ledger_worker.local.oracle.units import Outcome, Telling, outcomes
-from ledger_worker.reports.arrivals import usage_recorded
+from ledger_worker.reports.arrivals import evictions, instants_recorded
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers, pictures
 
@@ -62,15 +62,17 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(connection: Connection, history: Sequence[Event], at: datetime | None = None) -> Comparison:
     """Every customer of the history was compared at `at` (None: the database's clock); `history` is all that was told.
 
-    Reads the whole inbox once and the customers in portions; consistent in a snapshot, or while nothing arrives.
+    Whose seat the ledger took, and when, is a decision of its own, and is read from it; that as many have one as there
+    are seats is compared. Reads the whole inbox once and the customers in portions; consistent in a snapshot, or while
+    nothing arrives.
     """
     at = at or customers.clock(connection)
     ledger = catalogue_store.read_ledger(connection)
     catalogue = catalogue_store.read(connection, ledger.catalogue_version)
-    telling = Telling(usage_recorded(connection), timedelta(days=ledger.settlement_window_days))
+    telling = Telling(instants_recorded(connection), timedelta(days=ledger.settlement_window_days))
     ids = sorted({customer_id for event in history for customer_id in customers_of(event)}, key=str.encode)
     booked = _booked(connection, ids, catalogue, at)
-    expected = _expected(linked(history), catalogue, at, telling)
+    expected = _expected(linked([*history, *evictions(connection)]), catalogue, at, telling)
     pairs = sorted(booked.keys() | expected.keys())
     differing = []
     for customer_id, entitlement in pairs:

@@ -1,10 +1,10 @@
 """`make demo`: the whole ledger at work on this machine, with all that goes wrong in a day, and the proof after it.
 
 A cluster in a temporary folder; the simulator's shop tells its records while two workers apply them and publish what
-changed, and services ask for units; in the middle one worker is killed without warning and another takes its place.
-When all is read, eight threads at once ask for the last units of one customer. Then what the ledger holds of every
-customer is compared with what the oracle makes of the simulator's true history and of what was granted, the ledger is
-verified, and the topics are read back.
+changed, and services ask for units and seats; in the middle one worker is killed without warning and another takes its
+place. When all is read, eight threads at once ask for the last units of one customer, and for the last seats of one.
+Then what the ledger holds of every customer is compared with what the oracle makes of the simulator's true history and
+of what was granted, the ledger is verified, and the topics are read back.
 
 Nothing is left behind, whatever ends the demo: the workers and the cluster are ended and the folder is removed. Where
 something was not as it has to be, the folder stays for its logs.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,8 +29,9 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from ledger_worker.config import Settings, load
+from ledger_worker.domain.catalogue import EntitlementType
 from ledger_worker.domain.events import Event
-from ledger_worker.domain.requests import Answer, Request
+from ledger_worker.domain.requests import Answer, AssignSeat, Confirm, Release, SwapSeat, UnassignSeat
 from ledger_worker.errors import LedgerError
 from ledger_worker.kafka.client import admin_client
 from ledger_worker.kafka.topics import create, plan
@@ -238,23 +240,26 @@ class _Demo:
         """What was asked meanwhile is told, and the last units of somebody are asked for by all at once."""
         granted = sum(one.answer.is_granted for one in answers)
         held = sum(one.answer.expires_at is not None for one in answers)
-        ended = sum(one.answer.is_granted and not isinstance(one.asked, Request) for one in answers)
+        ended = sum(one.answer.is_granted and isinstance(one.asked, Confirm | Release) for one in answers)
+        seats = Counter(type(one.asked) for one in answers if one.answer.is_granted)
         self._console.print(
-            f"Meanwhile {len(answers):,} requests for units were answered: {granted:,} granted, the others refused."
-            f" Of those {held:,} were to hold units, and {ended:,} to confirm or release what was held."
+            f"Meanwhile {len(answers):,} requests were answered: {granted:,} granted, the others refused. Of those"
+            f" {held:,} were to hold units, and {ended:,} to confirm or release what was held; {seats[AssignSeat]:,}"
+            f" gave somebody a seat, {seats[SwapSeat]:,} passed one on, and {seats[UnassignSeat]:,} gave one back."
         )
         self._granted = history_of(answers)
-        last = fight_for_the_last(engine, customer_ids)
-        if last is None:
-            self._console.print("No customer has a few units left to fight for.")
-            return
-        self._granted += history_of(last.answers)
-        self._console.print(
-            f"{last.customer_id} had {last.left} of {last.entitlement} left; eight threads at once asked for one each,"
-            f" until they were refused: {last.granted} granted."
-        )
-        if last.granted != last.left:
-            self._problems.append(f"{last.granted} of {last.left} units that were left were granted")
+        for kind in (EntitlementType.QUOTA, EntitlementType.SEATS):
+            last = fight_for_the_last(engine, customer_ids, kind)
+            if last is None:
+                self._console.print(f"No customer has a few left to fight for of any {kind}.")
+                continue
+            self._granted += history_of(last.answers)
+            self._console.print(
+                f"{last.customer_id} had {last.left} of {last.entitlement} left; eight threads at once asked for one"
+                f" each, until they were refused: {last.granted} granted."
+            )
+            if last.granted != last.left:
+                self._problems.append(f"{last.granted} of {last.left} {last.entitlement} that were left were granted")
         self._wait_until_told(engine)
 
     def _wait_until_told(self, engine: Engine) -> None:

@@ -6,7 +6,9 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-__all__ = ["Arrivals", "arrivals", "consumed", "fallen_due", "records_read", "usage_recorded"]
+from ledger_worker.domain.events import Event, fact_of
+
+__all__ = ["Arrivals", "arrivals", "consumed", "evictions", "fallen_due", "instants_recorded", "records_read"]
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +36,13 @@ _TYPES = text("SELECT type, count(*) FROM event WHERE topic IS NOT NULL GROUP BY
 _RECORDED = text("""
 SELECT customer_id, event_source, event_id, recorded_at
 FROM event
-WHERE type = 'UsageRecorded'
+WHERE type IN ('UsageRecorded', 'CustomersMerged', 'SeatsRevoked')
+""")
+_EVICTIONS = text("""
+SELECT customer_id, event_source, event_id, occurred_at, payload
+FROM event
+WHERE type = 'SeatsRevoked'
+ORDER BY customer_id, occurred_at
 """)
 _FALLEN_DUE = text("""
 SELECT occurred_at, recorded_at
@@ -61,10 +69,28 @@ def consumed(connection: Connection) -> Mapping[str, int]:
     return _counts(connection, _TYPES)
 
 
-def usage_recorded(connection: Connection) -> Mapping[tuple[str, str, str], datetime]:
-    """When each usage was recorded, by customer, event source and event id. Reads the whole inbox."""
+def instants_recorded(connection: Connection) -> Mapping[tuple[str, str, str], datetime]:
+    """When usage, merges and evictions were recorded, by customer, event source and event id. Reads the whole inbox.
+
+    Those are the facts of which it matters: for what is late, and for who holds a seat.
+    """
     found = connection.execute(_RECORDED)
     return {(customer_id, source, event_id): recorded_at for customer_id, source, event_id, recorded_at in found}
+
+
+def evictions(connection: Connection) -> list[Event]:
+    """What the ledger decided of seats by itself: whose was lost because there were fewer. Reads the whole inbox."""
+    found = connection.execute(_EVICTIONS)
+    return [
+        Event(
+            event_source=source,
+            event_id=event_id,
+            customer_id=customer_id,
+            occurred_at=occurred_at,
+            fact=fact_of(payload),
+        )
+        for customer_id, source, event_id, occurred_at, payload in found
+    ]
 
 
 def fallen_due(connection: Connection, customer_ids: Sequence[str], since: datetime) -> list[tuple[datetime, datetime]]:

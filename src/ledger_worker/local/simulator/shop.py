@@ -11,6 +11,8 @@ ADD_ONS = ("more-exports", "more-minutes")
 
 PRICES: Mapping[str, int] = {
     "calls-50": 1900,
+    "calls-daily": 3900,
+    "exports-monthly": 2500,
     "storage-30": 700,
     "exports-20": 990,
     "render-30": 2900,
@@ -35,6 +37,8 @@ USED_OF: Mapping[str, tuple[tuple[str, int], ...]] = {
     "more-exports": (("exports", 3),),
     "more-minutes": (("render-minutes", 6),),
     "calls-50": (("api-calls", 12),),
+    "calls-daily": (("api-calls", 4),),
+    "exports-monthly": (("exports", 2),),
     "storage-30": (("storage", 9),),
     "exports-20": (("exports", 5),),
     "render-30": (("render-minutes", 9),),
