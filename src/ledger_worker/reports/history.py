@@ -10,9 +10,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from ledger_worker.domain.catalogue import Catalogue
-from ledger_worker.domain.decided import CustomerHead
-from ledger_worker.reports.postings import ExplainedPosting, postings_after, postings_before
+from ledger_worker.reports.postings import ExplainedPosting, postings_numbered
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
 
@@ -47,32 +45,22 @@ def newest_first(
     Begins and ends a transaction of its own. Raises ValueError for a cursor that no page had, or a page of a size that
     cannot be.
     """
-
-    def read(head: CustomerHead, catalogue: Catalogue, postings_read: int) -> tuple[ExplainedPosting, ...]:
-        before = _LAST_NUMBER if cursor is None else _number_of(cursor)
-        return postings_before(connection, head, before, catalogue, postings_max=postings_read)
-
-    return _page(connection, customer_id, read, postings_max)
+    before = _LAST_NUMBER if cursor is None else _number_of(cursor)
+    return _page(connection, customer_id, lambda last: range(min(last, before - 1), 0, -1), postings_max)
 
 
 def oldest_first(
     connection: Connection, customer_id: str, cursor: str | None = None, *, postings_max: int = PAGE
 ) -> CustomerHistory | None:
     """The first postings, or those after `cursor`, the oldest first; else as `newest_first`."""
-
-    def read(head: CustomerHead, catalogue: Catalogue, postings_read: int) -> tuple[ExplainedPosting, ...]:
-        after = 0 if cursor is None else _number_of(cursor)
-        return postings_after(connection, head, after, catalogue, postings_max=postings_read)
-
-    return _page(connection, customer_id, read, postings_max)
+    after = 0 if cursor is None else _number_of(cursor)
+    return _page(connection, customer_id, lambda last: range(after + 1, last + 1), postings_max)
 
 
 def _page(
-    connection: Connection,
-    customer_id: str,
-    read: Callable[[CustomerHead, Catalogue, int], tuple[ExplainedPosting, ...]],
-    postings_max: int,
+    connection: Connection, customer_id: str, numbers_left: Callable[[int], range], postings_max: int
 ) -> CustomerHistory | None:
+    """`numbers_left` says, by the number of the last posting, which are left to be read, in the order of reading."""
     if not 1 <= postings_max <= PAGE_MAX:
         msg = f"a page of {postings_max} postings, expected 1 to {PAGE_MAX}"
         raise ValueError(msg)
@@ -82,13 +70,13 @@ def _page(
         if customer_id not in heads:
             return None
         catalogue = catalogue_store.read(connection, catalogue_store.read_ledger(connection).catalogue_version)
-        # One more than asked for says whether there is more.
-        found = read(heads[customer_id], catalogue, postings_max + 1)
+        left = numbers_left(heads[customer_id].posting_number)
+        shown = left[:postings_max]
         return CustomerHistory(
             customer_id=customer_id,
             recorded_at=heads[customer_id].recorded_at,
-            postings=found[:postings_max],
-            next_cursor=str(found[postings_max - 1].number) if len(found) > postings_max else None,
+            postings=postings_numbered(connection, heads[customer_id], shown, catalogue),
+            next_cursor=str(shown[-1]) if len(left) > len(shown) else None,
         )
 
 

@@ -22,8 +22,7 @@ __all__ = [
     "ExplainedPosting",
     "causes_of",
     "last_postings",
-    "postings_after",
-    "postings_before",
+    "postings_numbered",
 ]
 
 
@@ -56,11 +55,8 @@ class ExplainedPosting(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[ExplainedEntry, ...]
 
 
-_LAST = text("""
-SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
-       posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
-       event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
+_LAST_ABOUT = text("""
+SELECT posting.number
 FROM posting
 LEFT JOIN event
     ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
@@ -91,64 +87,36 @@ def last_postings(
 ) -> tuple[ExplainedPosting, ...]:
     """The last postings about these entitlements, the newest first, and of each the entries about them."""
     asked = {"customer_id": head.customer_id, "entitlements": list(entitlements), "postings_max": postings_max}
-    return _explained(connection, head, connection.execute(_LAST, asked).all(), catalogue, entitlements)
+    numbers = connection.execute(_LAST_ABOUT, asked).scalars().all()
+    return postings_numbered(connection, head, numbers, catalogue, entitlements)
 
 
-_BEFORE = text("""
+def postings_numbered(
+    connection: Connection,
+    head: CustomerHead,
+    numbers: Sequence[int],
+    catalogue: Catalogue,
+    entitlements: Sequence[str] | None = None,
+) -> tuple[ExplainedPosting, ...]:
+    """The postings with these numbers, in the order of the numbers, with their entries: all, or those about some."""
+    postings = _read(connection, head.customer_id, numbers)
+    entries = _entries(connection, head, list(postings.values()), catalogue, entitlements)
+    return tuple(_posting(postings[number], entries[number]) for number in numbers if number in postings)
+
+
+def causes_of(connection: Connection, customer_id: str, numbers: Sequence[int]) -> dict[int, tuple[int, EventTold]]:
+    """The catalogue's version and the event behind each of these postings, by number."""
+    postings = _read(connection, customer_id, numbers)
+    return {number: (row[2], cause) for number, row in postings.items() for cause in [_cause(row)] if cause is not None}
+
+
+_READ = text("""
 SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
        posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
        event.outcome, event.topic, event.partition, event."offset",
        CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
 FROM posting
 LEFT JOIN event
-    ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
-    AND event.event_key = posting.event_key
-WHERE posting.customer_id = :customer_id
-  AND posting.number < :number
-ORDER BY posting.number DESC
-LIMIT :postings_max
-""")
-
-
-def postings_before(
-    connection: Connection, head: CustomerHead, number: int, catalogue: Catalogue, *, postings_max: int
-) -> tuple[ExplainedPosting, ...]:
-    """The postings with a lower number, the newest first, with all their entries."""
-    asked = {"customer_id": head.customer_id, "number": number, "postings_max": postings_max}
-    return _explained(connection, head, connection.execute(_BEFORE, asked).all(), catalogue)
-
-
-_AFTER = text("""
-SELECT posting.number, posting.recorded_at, posting.catalogue_version, posting.rules_version, posting.hash,
-       posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
-       event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
-FROM posting
-LEFT JOIN event
-    ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
-    AND event.event_key = posting.event_key
-WHERE posting.customer_id = :customer_id
-  AND posting.number > :number
-ORDER BY posting.number
-LIMIT :postings_max
-""")
-
-
-def postings_after(
-    connection: Connection, head: CustomerHead, number: int, catalogue: Catalogue, *, postings_max: int
-) -> tuple[ExplainedPosting, ...]:
-    """The postings with a higher number, the oldest first, with all their entries."""
-    asked = {"customer_id": head.customer_id, "number": number, "postings_max": postings_max}
-    return _explained(connection, head, connection.execute(_AFTER, asked).all(), catalogue)
-
-
-_CAUSES = text("""
-SELECT posting.number, posting.catalogue_version,
-       posting.told_to, event.event_source, event.event_id, event.type, event.occurred_at, event.recorded_at,
-       event.outcome, event.topic, event.partition, event."offset",
-       CASE WHEN event.source_key LIKE 'assignment/%' OR event.type LIKE 'Seat%' THEN event.payload END
-FROM posting
-JOIN event
     ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
     AND event.event_key = posting.event_key
 WHERE posting.customer_id = :customer_id
@@ -156,10 +124,9 @@ WHERE posting.customer_id = :customer_id
 """)
 
 
-def causes_of(connection: Connection, customer_id: str, numbers: Sequence[int]) -> dict[int, tuple[int, EventTold]]:
-    """The catalogue's version and the event behind each of these postings, by number."""
-    rows = connection.execute(_CAUSES, {"customer_id": customer_id, "numbers": list(numbers)}).all()
-    return {row[0]: (row[1], event_of(row[2:])) for row in rows}
+def _read(connection: Connection, customer_id: str, numbers: Sequence[int]) -> dict[int, Sequence[Any]]:
+    rows = connection.execute(_READ, {"customer_id": customer_id, "numbers": list(numbers)})
+    return {row[0]: row for row in rows}
 
 
 # -- entries, and what names them --
@@ -188,13 +155,14 @@ WHERE customer_id = ANY(:customer_ids)
 _TERMS = msgspec.msgpack.Decoder(GrantTerms)
 
 
-def _explained(
+def _entries(
     connection: Connection,
     head: CustomerHead,
-    postings: Sequence[Any],
+    postings: Sequence[Sequence[Any]],
     catalogue: Catalogue,
-    entitlements: Sequence[str] | None = None,
-) -> tuple[ExplainedPosting, ...]:
+    entitlements: Sequence[str] | None,
+) -> Mapping[int, Sequence[ExplainedEntry]]:
+    """The entries of each posting by its number, in order."""
     rows = connection.execute(
         _ENTRIES,
         {
@@ -215,11 +183,15 @@ def _explained(
                 entitlement=row[1], kind=line.kind, units=line.units, at=line.at, grant_id=line.grant_id, words=words
             )
         )
-    return tuple(_posting(row, entries[row[0]]) for row in postings)
+    return entries
+
+
+def _cause(row: Sequence[Any]) -> EventTold | None:
+    return None if row[6] is None else event_of(row[5:])
 
 
 def _posting(row: Sequence[Any], entries: Sequence[ExplainedEntry]) -> ExplainedPosting:
-    cause = None if row[6] is None else event_of(row[5:])
+    cause = _cause(row)
     instants = [entry.at for entry in entries if entry.units]
     otherwise = None if cause is None else cause.occurred_at
     return ExplainedPosting(
