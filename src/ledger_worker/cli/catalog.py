@@ -152,6 +152,7 @@ def _reach(engine: "Engine", defined: "Definitions", *, is_rehearsal: bool) -> "
     with progress("rehearsing" if is_rehearsal else "reaching") as advance:
 
         def on_progress(now: "Progress") -> None:
+            """Counted are sources: of those that were looked at, few may have come to other terms."""
             advance.to(now.looked_at, now.total)
 
         if is_rehearsal:

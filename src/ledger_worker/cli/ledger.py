@@ -51,6 +51,7 @@ def verify(
     ):
 
         def on_progress(now: "Progress") -> None:
+            """Counted are customers, whose number is known before any is read; their events are not."""
             advance.to(now.customers, now.customers_total)
 
         verdict = verify_ledger(connection, customer_id=customer, findings_max=maximum, on_progress=on_progress)

@@ -48,6 +48,7 @@ def occurrences_given(
     for (interval, _), of_interval in sorted(parts.items(), key=_by_begin):
 
         def end_of(_: Stretch, end: datetime | None = interval[1]) -> datetime | None:
+            """The occurrence's end, which all of its parts share; of this turn of the loop, not of the last one."""
             return end
 
         given += [

@@ -86,6 +86,7 @@ def ask_until(stop: threading.Event, engine: Engine, customer_ids: Sequence[str]
     quotas, seats = _of_type(catalogue, EntitlementType.QUOTA), _of_type(catalogue, EntitlementType.SEATS)
 
     def ask(gatherer: Gatherer, thread: int) -> list[Answered]:
+        """What one thread was answered; where it holds something, every other time it ends the hold taken last."""
         chance, answers = random.Random(f"{seed}-{thread}"), list[Answered]()  # noqa: S311 - a seeded demo, no secret
         held: list[Answer] = []
         seated: list[AssignSeat] = []
@@ -141,6 +142,7 @@ def fight_for_the_last(engine: Engine, customer_ids: Iterable[str], kind: Entitl
     customer_id, entitlement, left = found
 
     def ask(gatherer: Gatherer, thread: int) -> list[Answered]:
+        """What one thread was answered: a unit each time, and a refusal at the end."""
         answers = list[Answered]()
         while not answers or answers[-1].answer.is_granted:
             key = f"last-{entitlement}-{thread}-{len(answers)}"

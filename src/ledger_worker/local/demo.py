@@ -306,6 +306,7 @@ def _interrupted_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what was started is ended."""
 
     def interrupt(_number: int, _frame: object) -> None:
+        """Raised between two instructions of the main thread, so every `finally` on the way out runs."""
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}

@@ -141,6 +141,7 @@ def hurried(engine: Engine, lock_timeout_seconds: float) -> Engine:
     made = engine.execution_options()
 
     def begin(conn: Connection) -> None:
+        """For this transaction alone: the pool hands the session to others, who wait as long as the session says."""
         conn.execute(text(_WAIT_SHORTLY), {"milliseconds": str(int(lock_timeout_seconds * 1000))})
 
     event.listen(made, "begin", begin)

@@ -209,13 +209,16 @@ class _Lines:
         self._count = 0
 
     def add(self, indent: int, *lines: str) -> None:
+        """The lines follow, each `indent` levels of four spaces deeper than it is written."""
         self._lines += ["    " * indent + line for line in lines]
 
     def name(self) -> str:
+        """A variable that no line uses yet."""
         self._count += 1
         return f"v{self._count}"
 
     def text(self) -> str:
+        """All lines so far, to be compiled."""
         return "\n".join(self._lines) + "\n"
 
 

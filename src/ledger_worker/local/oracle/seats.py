@@ -25,6 +25,7 @@ def holders_of(
     """Of each customer the names, in the order of taking: a list of seats, each with its name and since when."""
 
     def when(one: Event) -> datetime:
+        """Its instant in the order of recording; one that is not in `recorded` was recorded as it occurred."""
         return recorded.get((one.customer_id, one.event_source, one.event_id), one.occurred_at)
 
     seats: dict[str, list[tuple[datetime, str]]] = {}
