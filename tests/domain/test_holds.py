@@ -3,16 +3,14 @@
 Everything is asked on the sixth at the earliest, so that what is told `late` lies before it.
 """
 
-from datetime import datetime
-
 import pytest
 
-from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, LimitPolicy, OnChange, RefundPolicy, ReturnAfterEnd
+from ledger_worker.domain.catalogue import DebtPolicy, LimitPolicy, OnChange, RefundPolicy, ReturnAfterEnd
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.holds import HOLDS_MAX
-from ledger_worker.domain.ledger import Kind
-from ledger_worker.domain.requests import HOLD_SECONDS_MAX, Answer, Asked, Item, Request, judge
+from ledger_worker.domain.requests import HOLD_SECONDS_MAX, Asked, Item, Request, judge
 from tests.domain.agreement import assert_all
+from tests.domain.checked import Told
 from tests.domain.driver import World
 from tests.domain.telling import (
     DAY,
@@ -48,43 +46,11 @@ FULL = catalogue(
 )
 
 
-class Told:
-    """A world that is told and asked, each step checked, and read."""
-
-    def __init__(self, offered: Catalogue) -> None:
-        self.world = World(offered)
-        self._ids = 0
-
-    def tell(self, at: datetime, fact: object, *, now: datetime | None = None, customer: str = "ada") -> None:
-        self._ids += 1
-        self.world.tell((told(f"e{self._ids}", at, fact, customer=customer), now or at))  # type: ignore[arg-type]
-        assert_all(self.world)
-
-    def ask(self, at: datetime, asked: Asked) -> Answer:
-        answer = self.world.ask(asked, at)
-        assert_all(self.world)
-        return answer
-
-    def pass_to(self, at: datetime, customer: str = "ada") -> None:
-        self.world.catch_up(at, customer)
-        assert_all(self.world)
-
-    def units(self, at: datetime, customer: str = "ada") -> tuple[int | None, int | None, int | None, int | None]:
-        """What is left, held, used, and overage, as a read shows it."""
-        shown = self.world.picture_of(customer, "api", at)
-        return shown.remaining, shown.held, shown.used, shown.overage
-
-    def kinds(self, customer: str = "ada") -> list[str]:
-        """What was booked but for grants, in order."""
-        entries = [entry for posting in self.world.customers[customer].postings for entry in posting.entries]
-        return [entry.line.kind.value for entry in entries if entry.line.kind is not Kind.GRANTED]
-
-
 @pytest.fixture
 def life() -> Told:
-    told_life = Told(PACK_OF_TEN)
-    told_life.tell(day(1), bought())
-    return told_life
+    sold = Told(PACK_OF_TEN)
+    sold.tell(day(1), bought())
+    return sold
 
 
 # -- taking, confirming, releasing, expiring

@@ -43,6 +43,7 @@ from ledger_worker.domain.requests import (
 from ledger_worker.domain.seats import HOLDERS_BYTES_MAX, HOLDERS_MAX, holders_after
 from tests.domain.agreement import assert_all
 from tests.domain.campaign import hold
+from tests.domain.checked import Told
 from tests.domain.driver import World
 from tests.domain.histories import AFTER_ALL, TICK, History, history_of, world_of
 from tests.domain.telling import (
@@ -94,55 +95,11 @@ def shop(entitlement: object = None, *, units: int | None = 3, **given: object) 
     )
 
 
-class Told:
-    """A world that is told and asked, each step checked, and read."""
-
-    def __init__(self, offered: Catalogue) -> None:
-        self.world = World(offered)
-        self._ids = 0
-
-    def tell(self, at: datetime, fact: object, *, now: datetime | None = None, customer: str = "ada") -> None:
-        self._ids += 1
-        self.world.tell((told(f"e{self._ids}", at, fact, customer=customer), now or at))  # type: ignore[arg-type]
-        assert_all(self.world)
-
-    def ask(self, at: datetime, asked: SeatAsked) -> Answer:
-        answer = self.world.ask(asked, at)
-        assert_all(self.world)
-        return answer
-
-    def take(self, at: datetime, *names: str, customer: str = "ada") -> None:
-        for place, name in enumerate(names):
-            asked = seat(name, f"{name} at {at}", customer=customer)
-            assert self.ask(at + place * timedelta(seconds=1), asked).is_granted, name
-
-    def pass_to(self, at: datetime, customer: str = "ada") -> None:
-        self.world.catch_up(at, customer)
-        assert_all(self.world)
-
-    def holders(self, at: datetime, customer: str = "ada") -> str:
-        """Who holds a seat, as a read shows it."""
-        return " ".join(self.world.picture_of(customer, "desk", at).holders or ())
-
-    def counts(self, at: datetime, customer: str = "ada") -> tuple[int | None, int | None, int | None, int | None]:
-        """The seats in force, how many are held and left, and how many hold one too many, as a read shows it."""
-        shown = self.world.picture_of(customer, "desk", at)
-        return shown.limit, shown.used, shown.remaining, shown.over_allocated
-
-    def reason(self, at: datetime, asked: SeatAsked) -> str | None:
-        return self.ask(at, asked).reason
-
-    def evictions(self, customer: str = "ada") -> list[tuple[str, ...]]:
-        inbox = sorted(self.world.inbox.values(), key=lambda one: one.recorded_at)
-        facts = [one.event.fact for one in inbox if one.event.customer_id == customer]
-        return [fact.holders for fact in facts if isinstance(fact, SeatsRevoked)]
-
-
 @pytest.fixture
 def life() -> Told:
-    told_life = Told(shop())
-    told_life.tell(day(1), bought())
-    return told_life
+    sold = Told(shop())
+    sold.tell(day(1), bought())
+    return sold
 
 
 # -- taking, giving back, swapping
