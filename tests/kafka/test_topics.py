@@ -9,6 +9,7 @@ from ledger_worker.errors import ConfigurationError
 from ledger_worker.kafka.client import admin_client, idempotent_producer
 from ledger_worker.kafka.positions import find_topics, watermarks
 from ledger_worker.kafka.topics import PlannedTopic, check, create, plan, require
+from tests.own_settings import settings_of
 from tests.shared_cluster import Endpoints
 
 LANES = 3
@@ -16,16 +17,7 @@ LANES = 3
 
 @pytest.fixture
 def settings(cluster: Endpoints, topic_prefix: str) -> Settings:
-    return Settings(
-        database_url="postgresql://unused",
-        kafka_bootstrap=cluster.kafka_bootstrap,
-        topic_purchases=f"{topic_prefix}purchases",
-        topic_subscriptions=f"{topic_prefix}subscriptions",
-        topic_usage=f"{topic_prefix}usage",
-        topic_changes=f"{topic_prefix}changes",
-        topic_state=f"{topic_prefix}state",
-        topic_dead_letters=f"{topic_prefix}dead-letters",
-    )
+    return settings_of("postgresql://unused", cluster.kafka_bootstrap, topic_prefix)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A customer's history lists every posting once, from either end, with when, of which instants, why and who."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -24,13 +24,6 @@ from tests.domain.telling import (
 )
 
 Read = Callable[..., CustomerHistory | None]
-
-
-@pytest.fixture
-def ledger(database_url: str) -> Iterator[Ledger]:
-    made = Ledger(database_url)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ Random lives are asked at random pairs of instants and compared with the oracle,
 and no more. The edges stand in a table below. Every instant is given.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from random import Random
 
@@ -40,13 +40,6 @@ from tests.domain.telling import (
 WORLDS, ASKED = 24, 10
 """How many worlds are lived, and how many pairs of instants are asked of each: 240."""
 WINDOW_DAYS = 35
-
-
-@pytest.fixture
-def ledger(database_url: str) -> Iterator[Ledger]:
-    made = Ledger(database_url)
-    yield made
-    made.close()
 
 
 # -- random pairs of instants

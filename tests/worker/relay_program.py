@@ -13,7 +13,7 @@ import msgspec
 from ledger_worker.config import Settings
 from ledger_worker.metrics import Crash, Stage
 from ledger_worker.worker.relay import run_relay
-from tests.worker.relays import LEASE_SECONDS, shared_of
+from tests.worker.relays import LEASE_SECONDS, relay_shared
 from tests.worker.waiting_changes import pictures
 
 
@@ -35,7 +35,7 @@ def main(program: str) -> None:
     stage, _, nth = parsed.pop("freeze_at", "").partition(":")
     settings = Settings(**parsed)  # type: ignore[arg-type]  # all that a test sets is text
     crash = Freeze(Stage(stage), int(nth)) if stage else Crash.parse(settings.crash_at)
-    run_relay(shared_of(settings, crash), pictures, lease_seconds=LEASE_SECONDS)
+    run_relay(relay_shared(settings, crash), pictures, lease_seconds=LEASE_SECONDS)
 
 
 if __name__ == "__main__":

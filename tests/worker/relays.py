@@ -16,15 +16,16 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from sqlalchemy import Engine, text
 
 from ledger_worker.config import Settings
-from ledger_worker.health import Health
 from ledger_worker.kafka.client import admin_client
 from ledger_worker.kafka.topics import create, plan
-from ledger_worker.metrics import CollectorRegistry, Crash, Metrics
+from ledger_worker.metrics import Crash
 from ledger_worker.store import database
 from ledger_worker.wire.decode import decode_change, decode_customer_state
 from ledger_worker.wire.framing import Registry
 from ledger_worker.worker.relay import run_relay
 from ledger_worker.worker.shared import Shared
+from tests.own_settings import settings_of
+from tests.worker.running import shared_of
 from tests.worker.waiting_changes import LANES, pictures
 
 LEASE_SECONDS = 1.0
@@ -39,41 +40,23 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     pictures: Mapping[str, list[int]]
 
 
-def settings_of(database_url: str, kafka_bootstrap: str, topic_prefix: str) -> Settings:
-    """A ledger of this test's own, with its topics made."""
-    settings = Settings(
-        database_url=database_url,
-        kafka_bootstrap=kafka_bootstrap,
-        consumer_group=topic_prefix.rstrip("."),
-        topic_purchases=f"{topic_prefix}purchases",
-        topic_subscriptions=f"{topic_prefix}subscriptions",
-        topic_usage=f"{topic_prefix}usage",
-        topic_changes=f"{topic_prefix}changes",
-        topic_state=f"{topic_prefix}state",
-        topic_dead_letters=f"{topic_prefix}dead-letters",
-    )
+def settings_with_topics(database_url: str, kafka_bootstrap: str, topic_prefix: str) -> Settings:
+    """A ledger of this test's own, with its output topics made."""
+    settings = settings_of(database_url, kafka_bootstrap, topic_prefix)
     create(admin_client(settings.broker), plan(settings, LANES)[3:])
     return settings
 
 
-def shared_of(settings: Settings, crash: Crash | None = None, registry: Registry | None = None) -> Shared:
-    """What a process makes for its loops. Whoever runs the loop disposes of the engine."""
-    return Shared(
-        settings=settings,
-        engine=database.engine(settings.database_url, connections_max=LANES + 6),
-        registry=registry,
-        metrics=Metrics(CollectorRegistry()),
-        crash=crash,
-        health=Health(stall_seconds=60),
-        stop=threading.Event(),
-        wake=threading.Event(),
-    )
+def relay_shared(settings: Settings, crash: Crash | None = None, registry: Registry | None = None) -> Shared:
+    """What a relay is given, with a session for each lane. Whoever runs the loop disposes of the engine."""
+    engine = database.engine(settings.database_url, connections_max=LANES + 6)
+    return shared_of(settings, engine, crash=crash, registry=registry)
 
 
 @contextmanager
 def running_relay(settings: Settings, *, registry: Registry | None = None) -> Iterator[Shared]:
     """A relay in a thread, stopped in good order at the end; what it raised is raised here."""
-    shared = shared_of(settings, registry=registry)
+    shared = relay_shared(settings, registry=registry)
     raised: list[BaseException] = []
 
     def run() -> None:

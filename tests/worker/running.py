@@ -22,15 +22,32 @@ from ledger_worker.domain.events import Event, UsageRecorded
 from ledger_worker.health import Health
 from ledger_worker.kafka.client import admin_client, idempotent_producer, transactional_producer
 from ledger_worker.kafka.topics import PlannedTopic, create
-from ledger_worker.metrics import CollectorRegistry, Metrics
+from ledger_worker.metrics import CollectorRegistry, Crash, Metrics
 from ledger_worker.store import fence, partitions
 from ledger_worker.store.database import engine as new_engine
 from ledger_worker.store.partitions import Position
 from ledger_worker.wire.encode import encode_event
+from ledger_worker.wire.framing import Registry
 from ledger_worker.worker.consume import Transactions, run_consume
 from ledger_worker.worker.shared import Shared
 
 SECONDS_MAX = 30.0
+
+
+def shared_of(
+    settings: Settings, engine: Engine, *, crash: Crash | None = None, registry: Registry | None = None
+) -> Shared:
+    """What a process makes for its loops, around an engine that is the caller's to dispose of."""
+    return Shared(
+        settings=settings,
+        engine=engine,
+        registry=registry,
+        metrics=Metrics(CollectorRegistry()),
+        crash=crash,
+        health=Health(stall_seconds=60.0),
+        stop=threading.Event(),
+        wake=threading.Event(),
+    )
 
 
 def ignore(_conn: Connection, _batch: Batch) -> None:
@@ -53,6 +70,7 @@ class Recorder:
         self.rehearsed = 0
 
     def apply(self, batch: Batch) -> Applied:
+        """Stands for `apply_batch`."""
         with self._engine.begin() as conn:
             self._transact(conn, batch)
         self._committed.put(batch)
@@ -61,6 +79,7 @@ class Recorder:
         return Applied(outcomes={"applied": len(batch.deliveries)}, dead_letters={}, changes=0, postings=0)
 
     def rehearse(self, batch: Batch) -> Applied:
+        """Stands for `rehearse_batch`: counted, and rolled back."""
         self.rehearsed += 1
         with self._engine.connect() as conn, conn.begin() as transaction:
             self._transact(conn, batch)
@@ -98,6 +117,7 @@ class Place:
         self._producer = idempotent_producer(settings.broker)
 
     def make_topics(self, partitions: int = 1) -> None:
+        """The three input topics."""
         create(self.admin, [planned(name, partitions) for name in self.settings.input_topics])
 
     def send(self, *event_ids: str, partition: int = 0) -> None:
@@ -105,6 +125,8 @@ class Place:
         self.send_bytes(*(encode_event(usage(event_id)) for event_id in event_ids), partition=partition)
 
     def send_bytes(self, *values: bytes, partition: int = 0) -> None:
+        """These bytes lie in the topic, whatever they are."""
+
         def delivered(error: KafkaError | None, _message: Message) -> None:
             assert error is None
 
@@ -128,6 +150,7 @@ class Place:
             producer.abort_transaction(SECONDS_MAX)
 
     def position(self, partition: int = 0) -> Position:
+        """As it is stored, whoever owns it."""
         with self.engine.connect() as conn:
             return partitions.read(conn, [self.settings.topic_usage])[self.settings.topic_usage, partition]
 
@@ -172,6 +195,7 @@ class Running:
         return failure
 
     def metric(self, name: str, **labels: str) -> float:
+        """0 where it was not measured yet."""
         return self.shared.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def _run(self) -> None:
@@ -185,16 +209,7 @@ class Running:
 def running(place: Place, recorder: Recorder, **changed: object) -> Iterator[Running]:
     """The loop runs inside the block, with some settings changed, and must not have failed at its end."""
     settings = msgspec.structs.replace(place.settings, **changed)
-    shared = Shared(
-        settings=settings,
-        engine=place.engine,
-        registry=None,
-        metrics=Metrics(CollectorRegistry()),
-        crash=None,
-        health=Health(stall_seconds=60.0),
-        stop=threading.Event(),
-        wake=threading.Event(),
-    )
+    shared = shared_of(settings, place.engine)
     run = Running(shared, Transactions(apply=recorder.apply, rehearse=recorder.rehearse))
     try:
         yield run
@@ -215,12 +230,14 @@ def committed(place: Place) -> int:
 
 
 def planned(name: str, partitions: int) -> PlannedTopic:
+    """With the broker's own settings, and of no number of partitions that has to match another's."""
     return PlannedTopic(
         name=name, partitions=partitions, partitions_must_match=False, cleanup_policy="delete", config={}
     )
 
 
 def usage(event_id: str) -> Event:
+    """One unit used by the one customer of these tests."""
     return Event(
         event_source="tests",
         event_id=event_id,

@@ -1,6 +1,5 @@
 """The clock's loop: what falls due is told while nobody touches its customer, through outages, until it is stopped."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +11,11 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from ledger_worker.apply.due import BookedDue, book_due_now
 from ledger_worker.config import Settings
-from ledger_worker.health import Health
-from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.worker.clock import run_clock
 from ledger_worker.worker.shared import Shared
 from tests.apply.ledger import Ledger
 from tests.domain.telling import bought, catalogue, day, gives, offer, quota, told
+from tests.worker.running import shared_of
 
 SECONDS_MAX = 30.0
 
@@ -34,16 +32,7 @@ def ledger(database_url: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def shared(ledger: Ledger) -> Shared:
-    return Shared(
-        settings=Settings(database_url=ledger.url, kafka_bootstrap="nowhere:9092"),
-        engine=ledger.engine,
-        registry=None,
-        metrics=Metrics(CollectorRegistry()),
-        crash=None,
-        health=Health(stall_seconds=30),
-        stop=threading.Event(),
-        wake=threading.Event(),
-    )
+    return shared_of(Settings(database_url=ledger.url, kafka_bootstrap="nowhere:9092"), ledger.engine)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from tests.worker.relays import (
     relay_process,
     require_nothing_lost_and_no_inversion,
     running_relay,
-    settings_of,
+    settings_with_topics,
     wait_until,
     wait_until_frozen,
     wait_until_told,
@@ -49,7 +49,7 @@ _FAILED_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def settings(cluster: Endpoints, database_url: str, topic_prefix: str) -> Settings:
-    return settings_of(database_url, cluster.kafka_bootstrap, topic_prefix)
+    return settings_with_topics(database_url, cluster.kafka_bootstrap, topic_prefix)
 
 
 @pytest.fixture
