@@ -81,6 +81,7 @@ class Ledger:
         self.engine.dispose()
 
     def stages(self) -> Stages:
+        """Measured by meters that nobody reads."""
         return Stages(Metrics(CollectorRegistry()))
 
     def publish(self, catalogue: Catalogue) -> None:
@@ -135,9 +136,11 @@ class Ledger:
         return self.apply(batch)
 
     def apply(self, batch: Batch) -> Applied:
+        """A batch of the test's own, with the moves it gives, recorded by the database's clock."""
         return apply_batch(self.engine, batch, self.catalogues, self.stages(), by_database_clock)
 
     def delivery(self, event: Event) -> Delivery:
+        """The event as it came: the next record of the topic."""
         self.offset += 1
         try:
             value = encode_event(event)
@@ -157,10 +160,12 @@ class Ledger:
             return partitions.claim(connection, TOPIC, partition, TOPIC_ID, owner).owner_epoch
 
     def pictures(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerPicture]:
+        """As they are shown at that instant, booked or not; in key order."""
         with self.engine.connect() as connection:
             return pictures.load(connection, customer_ids, at)
 
     def rows(self, statement: str, **binds: object) -> list[tuple[Any, ...]]:
+        """What any statement reads, by its binds."""
         with self.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(text(statement), binds)]
 
@@ -170,6 +175,7 @@ class Ledger:
 
 
 def record(offset: int, value: bytes, *, partition: int = 0) -> Record:
+    """A record of TOPIC with one header twice, the second time without a value."""
     return Record(
         topic=TOPIC,
         partition=partition,
@@ -182,6 +188,7 @@ def record(offset: int, value: bytes, *, partition: int = 0) -> Record:
 
 
 def move(from_offset: int, to_offset: int, *, epoch: int = 1, partition: int = 0) -> Move:
+    """As whoever claimed the partition first moves it; the second claim has epoch 2."""
     return Move(
         topic=TOPIC,
         partition=partition,
@@ -200,6 +207,7 @@ def unproven(ledger: Ledger) -> list[str]:
 
 
 def changes_in(dump: Dump, decode: Callable[[bytes], Change]) -> list[Change]:
+    """The changes that wait to be published, by customer and sequence."""
     return [decode(row[4]) for row in dump["outbox"]]
 
 

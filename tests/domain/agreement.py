@@ -318,6 +318,7 @@ def stands_at(world: World, source_key: str) -> datetime:
 
 
 def booked_counts(life: Customer, key: UUID) -> dict[str, int | None]:
+    """The counters of a grant by name; of an unlimited one only what was used of it."""
     grant = life.grants[key]
     if grant.terms.amount is None:
         return {"granted": None, "used": grant.used}
@@ -347,6 +348,7 @@ def coverage(world: World, entitlement: str, customer_id: str = "ada") -> Covera
 
 
 def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
+    """What a picture shows, in the order in which `expected_units` says it."""
     causes = shown.suspension_causes or ()
     if not EntitlementType(shown.type).has_units:
         return (shown.allowed, shown.reason, causes, shown.value)
@@ -371,6 +373,7 @@ def shown_units(shown: EntitlementPicture) -> tuple[object, ...]:
 
 
 def expected_units(of: Outcome) -> tuple[object, ...]:
+    """What a picture has to show by the oracle; of seats and of access only what those have."""
     if of.is_access:
         return (of.allowed, of.reason, of.suspended, of.value)
     if of.holders is not None:

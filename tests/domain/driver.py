@@ -72,6 +72,7 @@ class Customer:
         self.changes: list[Change] = []
 
     def open_grants(self, entitlement: str) -> list[Grant]:
+        """Those that a decision loads: not over, and never void."""
         return [
             grant
             for grant in self.grants.values()
@@ -94,6 +95,7 @@ class World:
         self._ahead: dict[tuple[str, datetime], dict[str, Book]] = {}
 
     def customer(self, customer_id: str) -> Customer:
+        """What is stored of the customer; nothing yet of one who is named for the first time."""
         return self.customers.setdefault(customer_id, Customer(customer_id))
 
     def tell(self, *told: tuple[Event, datetime]) -> Decided:
@@ -247,6 +249,7 @@ class World:
         )
 
     def merges(self) -> dict[str, Merge]:
+        """Who goes on as somebody else, by the id that is now an alias."""
         return {key: one.head.merge for key, one in self.customers.items() if one.head.merge is not None}
 
     # -- inside --

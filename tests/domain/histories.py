@@ -136,11 +136,13 @@ class Course(msgspec.Struct):
 
 @st.composite
 def histories(draw: st.DrawFn, facts_max: int = FACTS_MAX) -> History:
+    """Lives that Hypothesis chooses, and makes smaller until what fails is plain."""
     integer = _drawn(draw)
     return any_history(integer, facts_max, integer)
 
 
 def history_of(seed: int, facts_max: int = FACTS_MAX) -> History:
+    """The life of that number, the same on every machine: a failure is named by its number."""
     return any_history(Random(seed).randint, facts_max, of_settings(seed))
 
 
@@ -154,6 +156,7 @@ def _drawn(draw: st.DrawFn) -> Integer:
 
 
 def any_history(integer: Integer, facts_max: int, other: Integer) -> History:
+    """Facts of one life. `other` chooses the settings, so that the rest of it is the same with and without them."""
     catalogue = with_setting(other, any_catalogue(integer))
     course = any_course(integer, catalogue)
     facts = [any_event(integer, place, course) for place in range(max(integer(1, facts_max), integer(1, facts_max)))]
@@ -170,11 +173,13 @@ CUSTOMERS = ("ada", "bob", "cyd")
 
 @st.composite
 def worlds(draw: st.DrawFn, facts_max: int = FACTS_MAX, *, with_merges: bool = True) -> History:
+    """As `histories`, of several customers."""
     integer = _drawn(draw)
     return any_world(integer, facts_max, integer, with_merges=with_merges)
 
 
 def world_of(seed: int, facts_max: int = FACTS_MAX, *, with_merges: bool = True) -> History:
+    """As `history_of`, of several customers."""
     return any_world(Random(seed).randint, facts_max, of_settings(seed), with_merges=with_merges)
 
 
@@ -280,6 +285,7 @@ def any_course(integer: Integer, catalogue: Catalogue) -> Course:
 
 
 def any_catalogue(integer: Integer) -> Catalogue:
+    """A quota `api`, `video` which is access or a quota, and two SKUs that give some of both."""
     api = Entitlement(
         key="api",
         name="API calls",
@@ -333,6 +339,7 @@ def any_offers(integer: Integer, sku: str, kinds: dict[str, EntitlementType]) ->
 
 
 def any_allowances(integer: Integer, kinds: dict[str, EntitlementType]) -> tuple[Allowance, ...]:
+    """One to three; the second, where there is one, is of `video`."""
     allowances = []
     for place in range(pick(integer, 3, 1, 2, 3)):
         entitlement = "video" if place == 1 else "api"
@@ -483,6 +490,7 @@ def resent(integer: Integer, facts: Sequence[tuple[Event, datetime]], place: int
 
 
 def any_fact(integer: Integer, tick: int, course: Course) -> Fact:
+    """Mostly of the life's theme; a subscription begins before anything else is told of it."""
     about = pick(integer, *course.about)
     if about == "use":
         return UsageRecorded(
@@ -706,4 +714,5 @@ def _other(integer: Integer, tick: int, course: Course) -> Fact:
 
 
 def pick(integer: Integer, *values: _T) -> _T:
+    """One of the values; the first is what Hypothesis ends with where it does not matter."""
     return values[integer(0, len(values) - 1)]

@@ -1,6 +1,7 @@
 """The words in which tests tell a customer's life: instants by day, offers and facts in a line each.
 
-`day(5)` is the start of the fifth of a January; `day(5, 3)` is three hours later.
+`day(5)` is the start of the fifth of a January; `day(5, 3)` is three hours later. The keys of what a fact speaks of
+have defaults, so a life with two of a kind names the second: `refunded()` twice is one refund told again.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -90,6 +91,7 @@ def quota(
     thresholds: tuple[int, ...] = (80, 100),
     expiring_soon: tuple[str, ...] = (),
 ) -> Entitlement:
+    """Hard, forgiving and told at 80 and 100 percent, as a catalogue file has it that says no more."""
     return Entitlement(
         key=key,
         name=key,
@@ -139,6 +141,7 @@ def gives(
     time_zone: str | None = None,
     times: int | None = None,
 ) -> Allowance:
+    """Of `units` per quantity, None for no limit, and else as a catalogue file has it that says no more."""
     return Allowance(
         key=key or entitlement,
         entitlement=entitlement,
@@ -170,6 +173,7 @@ def offer(
     apply: Apply | None = None,
     catalogue_version: int = 1,
 ) -> Offer:
+    """A first version counts as in force from the beginning, a later one is for new purchases; or as `apply` says."""
     return Offer(
         sku=sku,
         allowances=allowances,
@@ -181,6 +185,7 @@ def offer(
 
 
 def catalogue(*entries: Entitlement | Offer, version: int = 1) -> Catalogue:
+    """Several versions of one SKU's offer are given from the first to the last."""
     offers: dict[str, tuple[Offer, ...]] = {}
     for entry in entries:
         if isinstance(entry, Offer):
@@ -208,6 +213,7 @@ def told(
     source: str = "commerce",
     customer: str = "ada",
 ) -> Event:
+    """An event of Commerce about Ada. Its id is new for each event, also where the fact is an old one."""
     return Event(
         event_source=source,
         event_id=event_id,
@@ -223,6 +229,7 @@ def line(sku: str = "pack", quantity: int = 1, line_id: str = "l1", amount: int 
 
 
 def bought(*lines: PurchaseLine, order: str = "o1") -> PurchaseCompleted:
+    """Without lines, one of `pack`."""
     return PurchaseCompleted(order_id=order, lines=lines or (line(),))
 
 
@@ -281,18 +288,21 @@ def item(sku: str = "plan", quantity: int = 1, item_id: str = "i1") -> Subscript
 def activated(
     start: datetime, end: datetime, *items: SubscriptionItem, subscription: str = "s1"
 ) -> SubscriptionActivated:
+    """Without items, one of `plan`."""
     return SubscriptionActivated(
         subscription_id=subscription, items=items or (item(),), period_start=start, period_end=end
     )
 
 
 def renewed(start: datetime, end: datetime, *items: SubscriptionItem, subscription: str = "s1") -> SubscriptionRenewed:
+    """Without items it goes on with those it has."""
     return SubscriptionRenewed(subscription_id=subscription, items=items, period_start=start, period_end=end)
 
 
 def trial_started(
     start: datetime, end: datetime, *items: SubscriptionItem, subscription: str = "s1"
 ) -> SubscriptionTrialStarted:
+    """Without items, one of `plan`."""
     return SubscriptionTrialStarted(
         subscription_id=subscription, items=items or (item(),), trial_start=start, trial_end=end
     )
@@ -445,6 +455,7 @@ def assigned_again(
     value: object = None,
     assignment: str = "a1",
 ) -> AssignmentRenewed:
+    """Eve gave it once more, as much as at first unless said; the instant `at` is its key."""
     return AssignmentRenewed(
         assignment_id=assignment,
         effective_at=at,
@@ -483,25 +494,30 @@ def usage_reversed(
 
 
 def consume(units: int, key: str = "u", *, customer: str = "ada", up_to: bool = False) -> Request:
+    """Of `api`, all of them or, with `up_to`, what is left. The same `key` is the same request."""
     items = (Item(entitlement="api", units=units),)
     return Request(caller="shop", key=key, customer_id=customer, items=items, up_to=up_to)
 
 
 def hold(units: int, key: str = "h", *, seconds: int = 20 * DAY, customer: str = "ada", up_to: bool = False) -> Request:
+    """Of `api`, by default for so long that nothing a test does meanwhile ends it."""
     items = (Item(entitlement="api", units=units),)
     return Request(caller="shop", key=key, customer_id=customer, items=items, hold_seconds=seconds, up_to=up_to)
 
 
 def confirm(units: int | None = None, of: str = "h", *, key: str = "c", customer: str = "ada") -> Confirm:
+    """Without `units`, all that the request of key `of` holds."""
     items = () if units is None else (Item(entitlement="api", units=units),)
     return Confirm(caller="shop", key=key, customer_id=customer, hold=of, items=items)
 
 
 def release(of: str = "h", *, key: str = "r", customer: str = "ada") -> Release:
+    """All that the request of key `of` holds."""
     return Release(caller="shop", key=key, customer_id=customer, hold=of)
 
 
 def seat(holder: str, key: str | None = None, *, customer: str = "ada", entitlement: str = "desk") -> AssignSeat:
+    """Asked under a key that follows from the name: a second time it is the same request, and not a new one."""
     return AssignSeat(
         caller="team", key=key or f"seat {holder}", customer_id=customer, entitlement=entitlement, holder=holder
     )

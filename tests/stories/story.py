@@ -133,14 +133,17 @@ def tell(
 
 
 def ask(at: datetime, asked: Asked, becomes: str = "granted") -> Ask:
+    """It is granted unless said otherwise."""
     return Ask(at, asked, becomes)
 
 
 def look(at: datetime, entitlement: str = "api", *, customer: str = ADA, **shows: object) -> Look:
+    """`shows` are fields of the picture by name; one that is not named may be anything."""
     return Look(at, entitlement, customer, shows)
 
 
 def publish(at: datetime, sku: str, *allowances: Allowance, apply: Apply = Apply.NEW_ONLY) -> Publication:
+    """Whoever has the SKU keeps what he has, unless said otherwise."""
     return Publication(at, sku, allowances, apply)
 
 
