@@ -33,7 +33,7 @@ from ledger_worker.domain.ledger import Grant, GrantTerms, Phase, precedence
 from ledger_worker.domain.occurrences import Recurrence, occurrences
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.sources import SourceState, fold
-from ledger_worker.domain.stretches import Interval, refunded_units, stopped_time, unions
+from ledger_worker.domain.stretches import Interval, stopped_time, unions, units_of_share
 from ledger_worker.domain.told import RecordedFact, in_order
 from ledger_worker.domain.values import MergePolicy, value_of
 from tests.domain.driver import Life
@@ -294,7 +294,7 @@ def shares_and_rounding(row: Row) -> tuple[str, ...]:
     for share in listed(row["shares refunded"]):
         gone.append(min(Fraction(1), gone[-1] + Fraction(share)))
     for before, after in pairwise(gone):
-        taken.append(refunded_units(granted, after) - refunded_units(granted, before))
+        taken.append(units_of_share(granted, after) - units_of_share(granted, before))
     return in_words(taken), str(granted - sum(taken))
 
 

@@ -15,7 +15,7 @@ from ledger_worker.domain.catalogue import Apply, Catalogue, OnCancel, RefundPol
 from ledger_worker.domain.events import UNITS_MAX, Event, SourceFact, source_key
 from ledger_worker.domain.ledger import GrantTerms
 from ledger_worker.domain.outcomes import Outcome
-from ledger_worker.domain.sources import SourceState, fold, grant_id, refunded_units
+from ledger_worker.domain.sources import SourceState, fold, grant_id, units_of_share
 from tests.domain.agreement import assert_all
 from tests.domain.driver import Life
 from tests.domain.telling import (
@@ -290,7 +290,7 @@ def test_a_correction_of_a_line_keeps_the_version_its_line_entered_with() -> Non
     ],
 )
 def test_what_stays_of_a_refunded_grant_is_rounded_up(granted: int, share: Fraction, taken: int) -> None:
-    assert refunded_units(granted, share) == taken
+    assert units_of_share(granted, share) == taken
 
 
 def test_three_refunds_of_a_third_of_ten_take_ten() -> None:

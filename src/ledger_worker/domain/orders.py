@@ -29,12 +29,12 @@ from ledger_worker.domain.stretches import (
     clipped,
     grants_of_stretches,
     moved_end,
-    refunded_units,
     remaining_share,
     runs_of_versions,
     stopped_time,
     stretches,
     unions,
+    units_of_share,
 )
 from ledger_worker.domain.told import Latest, PlacedFact
 
@@ -203,7 +203,7 @@ def _recurring(
             continue
         kept = _with_takings(one, line_id, of_line[len(before) :], ())
         if whole is not None:
-            kept = msgspec.structs.replace(kept, amount=whole - refunded_units(whole, gone))
+            kept = msgspec.structs.replace(kept, amount=whole - units_of_share(whole, gone))
         given.append((terms.expires_at, kept))
     return [
         msgspec.structs.replace(terms, recurs=None) if (terms.allowance, end) in ended else terms
@@ -287,10 +287,9 @@ def _with_takings(given: Given, line_id: str, takings: Sequence[Taking], stops: 
                 shorter = clipped(causes, grant.effective_at, at)
                 grant = msgspec.structs.replace(grant, expires_at=at, suspensions=shorter)
             continue
-        units = refunded_units(grant.amount, after) - refunded_units(grant.amount, before)
+        units = units_of_share(grant.amount, after) - units_of_share(grant.amount, before)
         if allowance.refund is RefundPolicy.PRORATE:
-            share = _unused_share(grant, at, stops)
-            units = units * share.numerator // share.denominator
+            units = units_of_share(units, _unused_share(grant, at, stops))
         if units:
             policy = CutPolicy(allowance.refund.value)
             cuts.append(Cut(cut_id=taking.cut_id, at=at, units=units, policy=policy))

@@ -62,7 +62,7 @@ from ledger_worker.domain.orders import OrderTelling, order_grants, tell_order
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Held, Holding, Merges, accepted, holdings, holds
 from ledger_worker.domain.places import BEGINNING
-from ledger_worker.domain.stretches import child_id, grant_id, refunded_units
+from ledger_worker.domain.stretches import child_id, grant_id, units_of_share
 from ledger_worker.domain.subscriptions import SubscriptionTelling, subscription_grants, tell_subscription
 from ledger_worker.domain.told import PlacedFact, RecordedFact
 
@@ -78,9 +78,9 @@ __all__ = [
     "owners_of",
     "recorded",
     "refold",
-    "refunded_units",
     "skus_of",
     "terms",
+    "units_of_share",
 ]
 
 NO_MERGES: Merges = {}

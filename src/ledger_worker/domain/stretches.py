@@ -28,12 +28,12 @@ __all__ = [
     "grant_id",
     "grants_of_stretches",
     "moved_end",
-    "refunded_units",
     "remaining_share",
     "runs_of_versions",
     "stopped_time",
     "stretches",
     "unions",
+    "units_of_share",
 ]
 
 Interval = tuple[datetime, datetime | None]
@@ -109,16 +109,16 @@ def child_id(parent: UUID, kind: str, cause: str) -> UUID:
     return uuid5(_GRANT_NAMESPACE, f"{parent}\0{kind}\0{cause}")
 
 
-def refunded_units(granted: int, share: Fraction) -> int:
-    """How many units a share of them is: the one place that rounds.
+def units_of_share(units: int, share: Fraction) -> int:
+    """How many of the units a share from 0 to 1 is, rounded down: the one place that rounds.
 
-    What a refunded share takes of `granted`, so that what stays is rounded up.
+    It is what a refund takes, so that what stays is rounded up; and what goes of a plan's units with the time that has
+    gone by.
 
-    >>> [refunded_units(10, Fraction(n, 3)) for n in (1, 2, 3)]
+    >>> [units_of_share(10, Fraction(n, 3)) for n in (1, 2, 3)]
     [3, 6, 10]
     """
-    kept = granted * (1 - share)
-    return granted - -(-kept.numerator // kept.denominator)
+    return units * share.numerator // share.denominator
 
 
 def remaining_share(start: datetime, end: datetime | None, at: datetime, stops: Sequence[Interval] = ()) -> Fraction:
@@ -275,7 +275,7 @@ def grants_of_stretches(
         opens_later = stretch.segment != ""
         if amount is not None and opens_later and allowance.on_change is OnChange.PRORATE:
             share = remaining_share(period[0], period[1], stretch.start, stops_of(allowance))
-            amount = -(-amount * share.numerator // share.denominator)
+            amount -= units_of_share(amount, 1 - share)
         elif amount is not None and opens_later and allowance.on_change is OnChange.CARRY_USED:
             mark = (allowance.entitlement, stretch.start)
             if mark not in carrying:
