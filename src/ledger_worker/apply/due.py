@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from ledger_worker.apply.batch import Batch
+from ledger_worker.apply.batch import Batch, ManyDue
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.load import Group, load_due
 from ledger_worker.apply.locks import MoreCustomersError, require_all_locked
@@ -24,7 +24,7 @@ from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store
 from ledger_worker.store import due as due_store
 
-__all__ = ["CUSTOMERS_MAX", "BookedDue", "book_due_apart", "book_due_now"]
+__all__ = ["CUSTOMERS_MAX", "BookedDue", "ManyDueError", "book_due_apart", "book_due_now"]
 
 CUSTOMERS_MAX = 200
 """Most customers of one transaction of the clock: it holds them for some tens of milliseconds."""
@@ -32,6 +32,14 @@ _TRANSITIONS_MAX = 400
 """After so many transitions a transaction of the clock takes no further customer."""
 _TIED_MAX = 20
 _HELD_SQLSTATES = frozenset({"55P03", "40P01"})
+
+
+class ManyDueError(Exception):
+    """More is due for these customers, each at an instant, than one transaction may book: `book_due_apart` first."""
+
+    def __init__(self, many: ManyDue) -> None:
+        super().__init__(", ".join(many.due_at))
+        self.many = many
 
 
 class BookedDue(msgspec.Struct, frozen=True, kw_only=True):

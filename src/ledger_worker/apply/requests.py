@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 
 from ledger_worker.apply.batch import Batch, ManyDue
 from ledger_worker.apply.catalogues import Catalogues
-from ledger_worker.apply.due import book_due_apart
+from ledger_worker.apply.due import ManyDueError, book_due_apart
 from ledger_worker.apply.load import group_customers, load
 from ledger_worker.apply.locks import MoreCustomersError, require_all_locked
 from ledger_worker.apply.rounds import answer_groups
@@ -100,7 +100,7 @@ def _answer_together(
                 answers = _transact(connection, requests, catalogues, stages, named, clock)
                 stages.reached(Stage.WRITTEN)
             stages.reached(Stage.COMMITTED)
-        except _ManyDueError as error:
+        except ManyDueError as error:
             due_at = error.many.due_at
         except MoreCustomersError as more:
             named |= more.customer_ids
@@ -115,14 +115,6 @@ def _answer_together(
         if attempts == _ATTEMPTS_MAX:
             msg = f"requests were answered by somebody else {_ATTEMPTS_MAX} times and cannot be found"
             raise BrokenInvariantError(msg)
-
-
-class _ManyDueError(Exception):
-    """More is due for these customers, each at an instant, than one transaction may book."""
-
-    def __init__(self, many: ManyDue) -> None:
-        super().__init__(", ".join(many.due_at))
-        self.many = many
 
 
 class _AnsweredMeanwhileError(Exception):
@@ -187,7 +179,7 @@ def _transact(
 
     found = answer_groups(connection, groups, asked, loaded, catalogue, ledger)
     if isinstance(found, ManyDue):
-        raise _ManyDueError(found)
+        raise ManyDueError(found)
     stages.reached(Stage.DECIDED)
 
     write(connection, Batch(), groups, [decided for decided, _ in found], ledger, key_hashes)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.apply.batch import Applied, Batch, Delivery, ManyDue
 from ledger_worker.apply.catalogues import Catalogues
-from ledger_worker.apply.due import book_due_apart
+from ledger_worker.apply.due import ManyDueError, book_due_apart
 from ledger_worker.apply.load import (
     claim_sources,
     group_customers,
@@ -83,7 +83,7 @@ def apply_batch(
                 applied = _transact(connection, batch, catalogues, stages, instants, named)
                 stages.reached(Stage.WRITTEN)
             stages.reached(Stage.COMMITTED)
-        except _ManyDueError as error:
+        except ManyDueError as error:
             due_at = error.many.due_at
         except MoreCustomersError as more:
             named |= more.customer_ids
@@ -131,7 +131,7 @@ def rehearse_on(
         try:
             with connection.begin_nested():
                 applied = _transact(connection, batch, catalogues, stages, instants, named)
-        except _ManyDueError as error:
+        except ManyDueError as error:
             return error.many
         except MoreCustomersError as more:
             named |= more.customer_ids
@@ -156,14 +156,6 @@ _CATCH_UPS_MAX = 10_000
 """Most transactions that catch up with what is due before one batch: a hundred transitions each, so a million."""
 
 
-class _ManyDueError(Exception):
-    """More is due for these customers, each at an instant, than one transaction may book."""
-
-    def __init__(self, many: ManyDue) -> None:
-        super().__init__(", ".join(many.due_at))
-        self.many = many
-
-
 def _never_caught_up() -> BrokenInvariantError:
     return BrokenInvariantError(f"customers still have too much due after {_CATCH_UPS_MAX} transactions of their own")
 
@@ -178,7 +170,7 @@ def _transact(
 ) -> Applied:
     """Everything but the commit, in the order that the module tells; `named` customers are locked beside all others.
 
-    Raises _ManyDueError or MoreCustomersError where something has to be done before the batch is tried again.
+    Raises ManyDueError or MoreCustomersError where something has to be done before the batch is tried again.
     """
     catalogue_store.lock_shared(connection)
     ledger = catalogue_store.read_ledger(connection)
@@ -207,7 +199,7 @@ def _transact(
 
     decided = decide_groups(connection, groups, loaded, catalogue, ledger)
     if isinstance(decided, ManyDue):
-        raise _ManyDueError(decided)
+        raise ManyDueError(decided)
     stages.reached(Stage.DECIDED)
 
     return write(connection, batch, groups, decided, ledger, key_hashes)
