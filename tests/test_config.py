@@ -122,6 +122,5 @@ def test_the_reference_is_the_one_that_the_settings_give() -> None:
     made = reference()
 
     assert REFERENCE.read_text(encoding="utf-8") == made, (
-        'write it anew: python -c "from ledger_worker.config import reference; print(reference(), end=str())" '
-        f"> {REFERENCE.name}"
+        f"write it anew: python -m ledger_worker.cli.reference settings > {REFERENCE.name}"
     )

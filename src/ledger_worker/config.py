@@ -251,6 +251,8 @@ def reference() -> str:
         "without `LEDGER_`). A variable wins over the file. A bad value or an unknown name stops the process before it",
         "starts.",
         "",
+        "`python -m ledger_worker.cli.reference settings > docs/reference/settings.md` prints this page anew.",
+        "",
         "| variable | expected | default | what it does |",
         "|---|---|---|---|",
     ]

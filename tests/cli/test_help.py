@@ -5,6 +5,8 @@ from itertools import pairwise
 from typer.testing import CliRunner
 
 from ledger_worker.cli import app
+from ledger_worker.cli.reference import commands_page
+from ledger_worker.kafka.topics import INPUT_PARTITIONS
 
 WIDTH = 80
 
@@ -20,3 +22,7 @@ def test_paragraphs_fill_the_width_of_the_terminal() -> None:
         (line, following) for line, following in pairwise(paragraph) if len(f" {line} {following.split()[0]} ") <= WIDTH
     ]
     assert fitting == []
+
+
+def test_the_partitions_that_are_made_without_a_number_are_those_that_the_help_says() -> None:
+    assert f"input topic that is made; {INPUT_PARTITIONS} if not said" in commands_page()

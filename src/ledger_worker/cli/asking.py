@@ -12,10 +12,11 @@ from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json
 if TYPE_CHECKING:
     from ledger_worker.domain.requests import Answer, Asked, Granted
 
-__all__ = ["CALLER", "answer_to", "confirm", "consume", "hold", "key_or_new", "release"]
+__all__ = ["CALLER", "KEY_HELP", "answer_to", "confirm", "consume", "hold", "key_or_new", "release"]
 
 CALLER = "command-line"
 """Who asks, of what is asked on the command line."""
+KEY_HELP = "Names the request: asked again under it, it is answered as the first time; a new key if not said."
 _NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
@@ -23,9 +24,9 @@ _Items = Annotated[list[str], typer.Argument(metavar="ENTITLEMENT=UNITS", help="
 _UpTo = Annotated[bool, typer.Option("--up-to", help="Take what is left where that is less.")]
 _Key = Annotated[
     str | None,
-    typer.Option(metavar="KEY", help="Asked again under it, it is answered as the first time.", show_default=False),
+    typer.Option(metavar="KEY", help=KEY_HELP, show_default=False),
 ]
-_Hold = Annotated[str, typer.Argument(metavar="KEY", help="The key under which it is held.")]
+_Hold = Annotated[str, typer.Argument(metavar="HOLD", help="The key of the hold, as `customer hold` printed it.")]
 
 
 def _item(text: str) -> tuple[str, int]:
@@ -37,7 +38,7 @@ def _item(text: str) -> tuple[str, int]:
 
 
 def consume(customer_id: _Id, items: _Items, *, up_to: _UpTo = False, key: _Key = None, json: Json = False) -> None:
-    """Ask for units: all of them are granted, or none, and the answer says from which grants.
+    """Ask for units and use them: all that are asked for or, without --up-to, none.
 
     Exit status 1 when they are refused.
     """
@@ -52,7 +53,9 @@ def hold(
     customer_id: _Id,
     items: _Items,
     *,
-    seconds: Annotated[int, typer.Option("--for", metavar="SECONDS", help="How long, if nobody ends it before.")] = 900,
+    seconds: Annotated[
+        int, typer.Option("--for", metavar="SECONDS", help="How long, unless it is confirmed or released before.")
+    ] = 900,
     up_to: _UpTo = False,
     key: _Key = None,
     json: Json = False,
@@ -96,14 +99,14 @@ def confirm(
 
 
 def release(customer_id: _Id, held: _Hold, *, key: _Key = None, json: Json = False) -> None:
-    """Give back what was held by `customer hold`.
+    """Give back all that was held by `customer hold`.
 
     Exit status 1 when there is no such hold any more.
     """
     from ledger_worker.domain.requests import Release
 
     answer = answer_to(Release(caller=CALLER, key=key_or_new(key), customer_id=customer_id, hold=held))
-    _tell(answer, "confirmed", json=json)
+    _tell(answer, None, json=json)
 
 
 def key_or_new(key: str | None) -> str:
@@ -121,8 +124,11 @@ def answer_to(asked: "Asked") -> "Answer":
     return answer
 
 
-def _tell(answer: "Answer", done: str, *, json: bool) -> None:
-    """Raises Exit when it was refused."""
+def _tell(answer: "Answer", done: str | None, *, json: bool) -> None:
+    """`done` is what was done with the units that the answer counts; None where they are none, and all is released.
+
+    Raises Exit when it was refused.
+    """
     if json:
         print_json(answer)
     elif not answer.is_granted:
@@ -134,9 +140,11 @@ def _tell(answer: "Answer", done: str, *, json: bool) -> None:
         raise typer.Exit(FINDINGS)
 
 
-def _line(item: "Granted", done: str) -> str:
+def _line(item: "Granted", done: str | None) -> str:
     shown = item.decision
     left = "any number" if shown is None or shown.unlimited else f"{shown.remaining} of {shown.limit}"
+    if done is None:
+        return f"{item.entitlement}: released, {left} left"
     less = "" if item.granted == item.asked else f" of {item.asked}"
     over = sum(one.units for one in item.covered if one.grant_id is None)
     beyond = f", {over} of them as overage" if over else ""

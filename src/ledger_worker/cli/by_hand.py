@@ -22,36 +22,52 @@ __all__ = ["assign", "extend", "renew", "revoke"]
 
 
 _Customer = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
-_Assignment = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="What `assign` called it.")]
-_Units = Annotated[int | None, typer.Option(metavar="N", min=1, help="How many units.")]
+_Assignment = Annotated[str, typer.Argument(metavar="ASSIGNMENT", help="Its id, as `customer assign` printed it.")]
+_Units = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="How many units, or seats; any number if not said.")
+]
+_SameUnits = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="How many units, or seats; as many as assigned if not said.")
+]
 _Value = Annotated[
     str | None,
     typer.Option(metavar="JSON", help="The value of a setting: 25, true, '\"gold\"', '[\"eu\"]'."),
 ]
+_SameValue = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="The value of a setting, in JSON; the one assigned if not said."),
+]
 _Until = Annotated[
-    datetime | None, typer.Option(metavar="INSTANT", parser=instant_of, help="When it ends, if it does.")
+    datetime | None, typer.Option(metavar="INSTANT", parser=instant_of, help="When it ends; never if not said.")
 ]
 _From = Annotated[
     datetime | None,
-    typer.Option("--from", metavar="INSTANT", parser=instant_of, help="When it begins; now if not said."),
+    typer.Option(
+        "--from",
+        metavar="INSTANT",
+        parser=instant_of,
+        help="When it begins, such as 2026-03-01T00:00:00Z; now if not said.",
+    ),
 ]
-_RenewedFrom = Annotated[datetime, typer.Option("--from", metavar="INSTANT", parser=instant_of, help="When it begins.")]
+_RenewedFrom = Annotated[
+    datetime,
+    typer.Option("--from", metavar="INSTANT", parser=instant_of, help="When it begins, such as 2026-03-01T00:00:00Z."),
+]
 _Note = Annotated[str, typer.Option(metavar="TEXT", help="Why: kept with the act, and shown to whoever asks.")]
 _Actor = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Who does it; the name of this login if not said.", show_default=False),
 ]
-_Key = Annotated[
-    str | None,
-    typer.Option(
-        "--id",
-        metavar="ID",
-        help="Its id, to do it again without effect or to correct it; a new one if not said. Needs its instant.",
-        show_default=False,
-    ),
+_ID_HELP = "Its id, to do it again without effect or to correct it; a new one if not said."
+_KeyOfExtension = Annotated[str | None, typer.Option("--id", metavar="ID", help=_ID_HELP, show_default=False)]
+_KeyOfAssignment = Annotated[
+    str | None, typer.Option("--id", metavar="ID", help=f"{_ID_HELP} Asks for --from.", show_default=False)
+]
+_KeyOfRevocation = Annotated[
+    str | None, typer.Option("--id", metavar="ID", help=f"{_ID_HELP} Asks for --at.", show_default=False)
 ]
 _DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be told; only what was due before it is booked.")
+    bool, typer.Option("--dry-run", help="Say what would be told; nothing is booked but what was due before.")
 ]
 
 
@@ -65,14 +81,14 @@ def assign(  # noqa: PLR0913 - as many options as a person may need
     effective_at: _From = None,
     until: _Until = None,
     priority: Annotated[
-        int, typer.Option(metavar="N", help="The lower burns first, or its value counts; a plan's is 100.")
+        int, typer.Option(metavar="N", help="The lower number burns first; of settings, its value counts.")
     ] = 100,
     actor: _Actor = None,
-    key: _Key = None,
+    key: _KeyOfAssignment = None,
     dry_run: _DryRun = False,
     json: Json = False,
 ) -> None:
-    """Give a customer an entitlement by hand: access, units, or a value; without units a quota is unlimited.
+    """Give a customer an entitlement by hand: access, units, seats, or a value.
 
     Exit status 1 when that is refused. With the --id of an assignment that exists this corrects it.
     """
@@ -102,17 +118,17 @@ def renew(  # noqa: PLR0913 - the same
     assignment: _Assignment,
     *,
     note: _Note,
-    units: _Units = None,
-    value: _Value = None,
+    units: _SameUnits = None,
+    value: _SameValue = None,
     effective_at: _RenewedFrom,
     until: _Until = None,
     actor: _Actor = None,
     dry_run: _DryRun = False,
     json: Json = False,
 ) -> None:
-    """Give what was assigned once more, for a further time: the units or value of the assignment, or those said here.
+    """Give what was assigned once more, from another instant on.
 
-    Exit status 1 when that is refused. The instant at which it begins is its id.
+    Exit status 1 when that is refused. Once more from the same instant corrects it.
     """
     from ledger_worker.domain.events import AssignmentRenewed
 
@@ -139,11 +155,11 @@ def extend(
     *,
     note: _Note,
     actor: _Actor = None,
-    key: _Key = None,
+    key: _KeyOfExtension = None,
     dry_run: _DryRun = False,
     json: Json = False,
 ) -> None:
-    """Let what was assigned, or renewed last before then, end no sooner than at that instant.
+    """Move the end of an assignment to an instant, where that is later; or of its last renewal that begins before then.
 
     Exit status 1 when that is refused.
     """
@@ -173,7 +189,7 @@ def revoke(
         typer.Option("--at", metavar="INSTANT", parser=instant_of, help="When it ends; now if not said."),
     ] = None,
     actor: _Actor = None,
-    key: _Key = None,
+    key: _KeyOfRevocation = None,
     dry_run: _DryRun = False,
     json: Json = False,
 ) -> None:

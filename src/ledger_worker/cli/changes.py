@@ -45,7 +45,7 @@ def tail(
             metavar="N",
             min=1,
             max=_TAIL_MAX,
-            help=f"Most changes to print; of the last ones {_TAIL} unless given.",
+            help=f"Most changes to print; without --from-beginning {_TAIL} if not said.",
         ),
     ] = None,
     json: Json = False,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ledger_worker.reports.postings import ExplainedPosting
 
 app = typer.Typer(
-    name="customer", help="What one customer may do, and why; and what is given by hand.", no_args_is_help=True
+    name="customer",
+    help="What one customer may do, and why; units asked for, and what is given by hand.",
+    no_args_is_help=True,
 )
 _ASKING = (asking.consume, asking.hold, asking.confirm, asking.release)
 for _verb in (*_ASKING, by_hand.assign, by_hand.renew, by_hand.extend, by_hand.revoke):
@@ -84,7 +86,7 @@ def explain(
     ] = None,
     *,
     units: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Say what would allow a request for so many units.")
+        int, typer.Option(metavar="N", min=1, help="Say what a request for so many units would be answered.")
     ] = 1,
     postings: Annotated[
         int, typer.Option(metavar="N", min=1, max=_POSTINGS_MAX, help="How many of the last postings are shown.")
@@ -120,13 +122,13 @@ def history(
     ] = _POSTINGS,
     cursor: Annotated[
         str | None,
-        typer.Option(metavar="CURSOR", help="Go on where the page ended that gave this cursor.", show_default=False),
+        typer.Option(metavar="CURSOR", help="Go on where the page ended that printed this cursor.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
     """List what was booked of a customer, the newest first: when, of which instants, because of what and of whom.
 
-    Exit status 1 for an unknown customer. The cursor of a page goes on in the order in which the page was read.
+    Exit status 1 for an unknown customer. With --cursor say --oldest-first again where the page before was read so.
     """
     from ledger_worker.reports import history as reports
 

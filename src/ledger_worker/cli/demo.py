@@ -21,7 +21,9 @@ def demo(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=_SEED_MAX, help="Which customers; others each time if not said."),
+        typer.Option(
+            metavar="N", min=0, max=_SEED_MAX, help="Which customers, and what they do; others each time if not said."
+        ),
     ] = None,
 ) -> None:
     """Show the ledger at work: a cluster, a shop's customers, two workers of which one is killed, and the proof.

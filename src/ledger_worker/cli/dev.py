@@ -1,4 +1,4 @@
-"""`ledger-worker dev`: a PostgreSQL and a Kafka to develop against, from pip packages alone."""
+"""`ledger-worker dev`: a PostgreSQL and a Kafka to develop against, without Docker or a Java of the machine's own."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,10 @@ from ledger_worker.local.cluster import Cluster
 
 app = typer.Typer(name="dev", help="A PostgreSQL and a Kafka to develop against, in a folder.", no_args_is_help=True)
 
-_Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The folder that is the cluster.", file_okay=False)]
+_Folder = Annotated[
+    Path,
+    typer.Option("--dir", metavar="DIR", help="The folder of the cluster: its data, ports and logs.", file_okay=False),
+]
 
 
 class _Server(msgspec.Struct, frozen=True, kw_only=True):

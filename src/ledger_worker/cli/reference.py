@@ -1,7 +1,7 @@
-"""Pages of the documentation that are made from the code: commands, outcomes and reasons, the catalogue file.
+"""Pages of the documentation that are made from the code: commands, settings, outcomes and reasons, the catalogue file.
 
-`python -m ledger_worker.cli.reference cli` prints docs/reference/cli.md, and so with `outcomes` and `catalogue`. Tests
-refuse pages that say other than the code does.
+`python -m ledger_worker.cli.reference cli` prints docs/reference/cli.md, and so with `settings`, `outcomes` and
+`catalogue`. Tests refuse pages that say other than the code does.
 """
 
 import ast
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
+from ledger_worker.config import reference
+
 __all__ = ["catalogue_page", "commands_page", "outcomes_page"]
 
 _COMMANDS = """\
@@ -19,7 +21,8 @@ _COMMANDS = """\
 `python -m ledger_worker.cli.reference cli > docs/reference/cli.md` prints this page anew.
 
 Every command has `--help`, and all but `run` and `demo` have `--json`: one line of JSON on standard output, for scripts
-(of `changes tail`, a line for each change). Errors and remarks are on standard error.
+(of `changes tail`, a line for each change). Errors and remarks are on standard error. An `INSTANT` is a date and a time
+with its zone, such as `2026-03-01T00:00:00Z`.
 
 | exit status | meaning |
 |---|---|
@@ -82,7 +85,7 @@ def catalogue_page() -> str:
     lines = [_CATALOGUE]
     for title, kind in (("[[entitlement]]", Entitlement), ("[[offer]]", Offer), ("[[offer.allowance]]", Allowance)):
         lines += [f"## `{title}`\n", f"{inspect.cleandoc(kind.__doc__ or '')}\n"]
-        lines += ["| field | expected | default | |", "|---|---|---|---|"]
+        lines += ["| field | expected | default | meaning |", "|---|---|---|---|"]
         for field in fields_of(kind):
             default = {None: "must be written", "null": "(none)"}.get(field.default, f"`{field.default}`")
             lines.append(f"| `{field.name}` | {field.expected} | {default} | {field.meaning} |")
@@ -132,7 +135,8 @@ def _command_lines(path: str, command: Any) -> Iterator[str]:  # noqa: ANN401 - 
             names = ", ".join(f"`{name}`" for name in each.opts)
             value = "" if each.is_flag else f" `{each.metavar or each.name.upper()}`"
             default = f" (default `{each.default}`)" if not each.is_flag and each.default is not None else ""
-            yield f"| {names}{value} | {each.help}{default} |"
+            required = " (required)" if each.required else ""
+            yield f"| {names}{value}{required} | {each.help}{default} |"
         yield ""
     for name, inner in getattr(command, "commands", {}).items():
         yield from _command_lines(f"{path} {name}", inner)
@@ -151,4 +155,5 @@ def _meanings(listed: type[StrEnum]) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"cli": commands_page, "outcomes": outcomes_page, "catalogue": catalogue_page}[sys.argv[1]]())
+    _PAGES = {"cli": commands_page, "settings": reference, "outcomes": outcomes_page, "catalogue": catalogue_page}
+    sys.stdout.write(_PAGES[sys.argv[1]]())

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="run",
-    help="The loops of the service, until SIGTERM or SIGINT.",
     invoke_without_command=True,
     epilog="Logs are JSON lines on standard error; settings say where metrics and health are served.",
 )
@@ -25,10 +24,10 @@ app = typer.Typer(
 
 @app.callback()
 def run(ctx: typer.Context) -> None:
-    """Run every loop in this process until SIGTERM or SIGINT.
+    """Run the service: every loop in this process, until SIGTERM or SIGINT.
 
-    Consume applies events, clock books what falls due, relay publishes changes.
-    Any number of these processes share the work. Name a loop to run that one alone.
+    Consume applies events, clock books what falls due, relay publishes changes. Any number of processes share the
+    work. Name a loop to run that one alone.
     """
     if ctx.invoked_subcommand is None:
         _run("consume", "clock", "relay")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ledger_worker.cli.asking import CALLER, answer_to, key_or_new
+from ledger_worker.cli.asking import CALLER, KEY_HELP, answer_to, key_or_new
 from ledger_worker.cli.connections import open_database, read_settings
 from ledger_worker.cli.instants import shown
 from ledger_worker.cli.output import FINDINGS, Json, print_error, print_json, print_table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    name="seat", help="Who has a seat of an entitlement, taken and given back by name.", no_args_is_help=True
+    name="seat", help="Seats of an entitlement: who has one, given and taken back by name.", no_args_is_help=True
 )
 
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
@@ -26,15 +26,15 @@ _Holder = Annotated[
 ]
 _Key = Annotated[
     str | None,
-    typer.Option(metavar="KEY", help="Asked again under it, it is answered as the first time.", show_default=False),
+    typer.Option(metavar="KEY", help=KEY_HELP, show_default=False),
 ]
 
 
 @app.command("list")
 def list_seats(customer_id: _Id, entitlement: _Entitlement, *, json: Json = False) -> None:
-    """List who has a seat and since when, in the order of taking. Exit status 1 where there is nothing to list.
+    """List who has a seat and since when, in the order of taking.
 
-    What has fallen due counts, whether or not a process has booked it.
+    What has fallen due counts, whether or not a process has booked it. Exit status 1 where the customer never had any.
     """
     from ledger_worker.reports.seats import read_seats
 
@@ -53,7 +53,10 @@ def list_seats(customer_id: _Id, entitlement: _Entitlement, *, json: Json = Fals
 def assign(
     customer_id: _Id, entitlement: _Entitlement, holder: _Holder, *, key: _Key = None, json: Json = False
 ) -> None:
-    """Give somebody a seat. Exit status 1 when none is left, or it is refused for another reason."""
+    """Give somebody a seat.
+
+    Exit status 1 when none is left, or it is refused for another reason.
+    """
     from ledger_worker.domain.requests import AssignSeat
 
     _ask(
@@ -66,7 +69,10 @@ def assign(
 def unassign(
     customer_id: _Id, entitlement: _Entitlement, holder: _Holder, *, key: _Key = None, json: Json = False
 ) -> None:
-    """Take back the seat that somebody has. Exit status 1 when he has none."""
+    """Take back the seat that somebody has.
+
+    Exit status 1 when he has none.
+    """
     from ledger_worker.domain.requests import UnassignSeat
 
     _ask(
@@ -87,7 +93,10 @@ def swap(
     key: _Key = None,
     json: Json = False,
 ) -> None:
-    """Pass a seat on to somebody else, also when no other is left. Exit status 1 when it is refused."""
+    """Pass a seat on to somebody else, also when no other is left.
+
+    Exit status 1 when it is refused.
+    """
     from ledger_worker.domain.requests import SwapSeat
 
     _ask(

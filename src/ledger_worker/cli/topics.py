@@ -57,12 +57,17 @@ def create(
     *,
     input_partitions: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=_PARTITIONS_MAX, help="Partitions of each input topic that is made."),
+        typer.Option(
+            metavar="N", min=1, max=_PARTITIONS_MAX, help="Partitions of each input topic that is made; 4 if not said."
+        ),
     ] = None,
     replicas: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, max=_REPLICAS_MAX, help="Replicas of each topic that is made; else the brokers' own."
+            metavar="N",
+            min=1,
+            max=_REPLICAS_MAX,
+            help="Replicas of each topic that is made; as many as the brokers are set to if not said.",
         ),
     ] = None,
     json: Json = False,

@@ -165,10 +165,10 @@ class Apply(StrEnum):
 class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version of a catalogue entry.
 
-    `resources` are typed names such as `service:video`; `unit` names the smallest unit of a quota; `thresholds` are
-    percentages of the limit whose crossing is told, ascending. `merge` is of a setting, and stays as first published.
-    `expiring_soon` are the times before an end at which it is told that it comes, such as `P7D` or `PT12H`.
-    `on_shrink` is of seats.
+    `resources` are typed names such as `service:video`; `thresholds` are percentages of the limit whose crossing is
+    told, ascending. `expiring_soon` are the times before an end at which it is told that it comes, such as `P7D` or
+    `PT12H`. Of a quota are `unit`, which names its smallest unit, `limit`, `debt`, `overage` and `late_usage`; of seats
+    is `on_shrink`; of a setting is `merge`, which stays as first published.
     """
 
     key: str
@@ -196,9 +196,10 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of an offer: what one entitlement is given per quantity of the SKU.
 
-    `units` per quantity; None for access, for a setting, and for an unlimited quota or any number of seats. `value` is
-    what a setting is given, whatever the quantity. `lasts` is `period` (the subscription's billing
-    period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first.
+    `units` are per quantity; there are none for access, for a setting, and for an unlimited quota or any number of
+    seats. `value` is what a setting is given, whatever the quantity. `lasts` is `period` (the subscription's billing
+    period), `forever`, or an ISO 8601 duration such as `P30D`, `P1M`, `PT12H`. The lower `priority` burns first, and of
+    a setting its value counts.
     `leeway_seconds` is how long a period grant outlives its period while the renewal has not been told, `grace_seconds`
     how long access goes on after a payment failed. What is left at a period's end goes on into the next one up to
     `rollover_units` per quantity (0: nothing does), at most `rollover_times` times. `extend_on_won` moves the end by
