@@ -21,7 +21,7 @@ from ledger_worker.apply.transaction import apply_batch
 from ledger_worker.domain.decide import decide
 from ledger_worker.domain.decided import Decided, Loaded, LoadedCustomer, NeedsHistory, told_of
 from ledger_worker.domain.events import Event, Fact, PurchaseCompleted, PurchaseLine, UsageRecorded
-from ledger_worker.domain.settlement import History
+from ledger_worker.domain.history import History
 from ledger_worker.local.cluster import Cluster
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store

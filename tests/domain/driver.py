@@ -18,7 +18,6 @@ from ledger_worker.domain.ahead import books_ahead
 from ledger_worker.domain.answers import ToAnswer, answer
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Change, EntitlementPicture
-from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decide import book_due, decide
 from ledger_worker.domain.decided import (
     CustomerHead,
@@ -44,13 +43,14 @@ from ledger_worker.domain.events import (
     event_key,
     source_key,
 )
+from ledger_worker.domain.history import History, HistoryNeeded
 from ledger_worker.domain.holds import HoldsTold, pieces
 from ledger_worker.domain.ledger import Account, DayState, Grant, Kind, Line, Phase, Posting, Reversal, UsageFact
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import usage_tie
 from ledger_worker.domain.requests import Answer, Asked, Confirm, Release, judge
-from ledger_worker.domain.settlement import Book, History
+from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import SourceState
 
 USAGE_KEPT = timedelta(days=400)

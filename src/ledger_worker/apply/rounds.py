@@ -19,9 +19,9 @@ from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.decide import book_due, decide
 from ledger_worker.domain.decided import Decided, Loaded, NeedsHistory, Told, TooManyDue
 from ledger_worker.domain.events import UsageRecorded, UsageReversed, event_key
+from ledger_worker.domain.history import History
 from ledger_worker.domain.owners import Merge
 from ledger_worker.domain.requests import Answer
-from ledger_worker.domain.settlement import History
 from ledger_worker.errors import BrokenInvariantError
 from ledger_worker.store import histories as histories_store
 from ledger_worker.store.catalogue import LedgerState

@@ -7,9 +7,9 @@ asks about would show less than is so. For reads: nothing of it is to be stored.
 from datetime import datetime, timedelta
 
 from ledger_worker.domain.catalogue import Catalogue
-from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decide import Decision
 from ledger_worker.domain.decided import Loaded, NeedsHistory
+from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.settlement import Book
 
 __all__ = ["books_ahead"]

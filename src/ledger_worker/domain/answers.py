@@ -16,10 +16,10 @@ import msgspec
 
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decide import Decision
 from ledger_worker.domain.decided import Decided, Loaded, NeedsHistory, TooManyDue, told_of
 from ledger_worker.domain.events import HoldFact, HoldTaken, SeatFact, UsageRecorded
+from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import HOLDS_MAX
 from ledger_worker.domain.owners import goes_on_as
 from ledger_worker.domain.requests import (

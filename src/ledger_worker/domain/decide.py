@@ -18,7 +18,6 @@ from uuid import UUID
 
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.customers import Customers
 from ledger_worker.domain.decided import (
     Decided,
@@ -45,6 +44,7 @@ from ledger_worker.domain.events import (
     customers_of,
     source_key,
 )
+from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import end_of, hold_of, pieces
 from ledger_worker.domain.ledger import Entry, Line
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome

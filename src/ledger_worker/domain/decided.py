@@ -12,10 +12,10 @@ import msgspec
 
 from ledger_worker.domain.changes import Change
 from ledger_worker.domain.events import Event, content_hash, event_key, fact_bytes
+from ledger_worker.domain.history import History
 from ledger_worker.domain.ledger import Account, DayState, Grant, Posting
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge
-from ledger_worker.domain.settlement import History
 from ledger_worker.domain.sources import SourceState
 
 __all__ = [

@@ -15,9 +15,9 @@ import msgspec
 
 from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.changes import EntitlementPicture
-from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.customers import Customers
 from ledger_worker.domain.decided import Told
+from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import pieces
 from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal
 from ledger_worker.domain.owners import Held, goes_on_as

@@ -25,11 +25,10 @@ import msgspec
 
 from ledger_worker.domain.booked import BookedGrant, burning_order, not_begun, receives
 from ledger_worker.domain.catalogue import Entitlement
-from ledger_worker.domain.course import (
-    STATE_USAGE_MIN,
-    Course,
-    HistoryNeeded,
-)
+from ledger_worker.domain.counted import Counted
+from ledger_worker.domain.course import STATE_USAGE_MIN, Course
+from ledger_worker.domain.history import History
+from ledger_worker.domain.holding import end_open_hold, take_hold
 from ledger_worker.domain.ledger import (
     NEVER,
     Account,
@@ -66,27 +65,13 @@ from ledger_worker.domain.places import (
     warnings_of,
 )
 from ledger_worker.domain.recurring import next_of
+from ledger_worker.domain.using import burn
 
-__all__ = ["Book", "History", "granted_ahead"]
+__all__ = ["Book"]
 
 _MICROSECOND = timedelta(microseconds=1)
 _MADE_MAX = 100
 _TRANSITIONS_OF_ONE = 3
-
-
-class History(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an account ever saw, or everything since a day state.
-
-    All its grants, all reversals of usage, and of usage, holds and booked lines (summed by identity) all, or those that
-    are later than the state `since`, or were open then.
-    """
-
-    grants: tuple[Grant, ...]
-    usage: tuple[UsageFact, ...]
-    lines: tuple[Line, ...]
-    reversals: tuple[Reversal, ...] = ()
-    holds: tuple[Hold, ...] = ()
-    since: DayState | None = None
 
 
 class Book(Course):
@@ -112,7 +97,7 @@ class Book(Course):
         self.new_lines: list[Line] = []
         self.stale_from: datetime | None = None
         self._arrivals: tuple[Parcel, ...] | None = None
-        self._knows_all_grants = history is not None
+        self.knows_all_grants = history is not None
 
     # -- what decisions and pictures read --
 
@@ -141,13 +126,13 @@ class Book(Course):
         near = [
             one.terms.grant_id
             for one in self._last_to_end()
-            if any(place[0] == instant for place in warnings_of(one.terms, self._lead_times))
+            if any(place[0] == instant for place in warnings_of(one.terms, self.lead_times))
         ]
         return transition.grant_id == min(near, key=_uuid_bytes, default=None)
 
     def is_expiring(self, until: Place) -> bool:
         """Whether the present access ends soon: a lead time before its end had begun by then."""
-        return any(place <= until for one in self._last_to_end() for place in warnings_of(one.terms, self._lead_times))
+        return any(place <= until for one in self._last_to_end() for place in warnings_of(one.terms, self.lead_times))
 
     def _last_to_end(self) -> list[BookedGrant]:
         """The grants with whose end the present access ends; none without one, or where another grant goes on."""
@@ -210,11 +195,11 @@ class Book(Course):
             return self._settle_again(all_of(until), place)
         self.new_usage.append(usage)
         self.since_state += 1
-        return self._booked(self._burn(usage))
+        return self._booked(burn(self, usage))
 
     def hold(self, hold: Hold, until: datetime) -> list[Line]:
         """Units are reserved by a hold: by one step when it is the last happening so far, else by settling again."""
-        return self._book_hold(hold, place_of_hold(hold), self._hold, until)
+        return self._book_hold(hold, place_of_hold(hold), take_hold, until)
 
     def end_hold(self, hold_key: UUID, at: datetime, confirmed: int, until: datetime) -> list[Line]:
         """The hold ends at `at`, before it expires: so many of its units are used, and the rest comes back.
@@ -230,13 +215,15 @@ class Book(Course):
             self.waiting = tuple(key for key in self.waiting if key != hold_key)
             self.new_holds[hold_key] = hold
             return self._settle_again(all_of(until), place_of_hold_end(hold))
-        return self._book_hold(hold, place_of_hold_end(hold), self._end_hold, until)
+        return self._book_hold(hold, place_of_hold_end(hold), end_open_hold, until)
 
-    def _book_hold(self, hold: Hold, place: Place, step: Callable[[Hold], list[Line]], until: datetime) -> list[Line]:
+    def _book_hold(
+        self, hold: Hold, place: Place, step: Callable[[Counted, Hold], list[Line]], until: datetime
+    ) -> list[Line]:
         if self.leaves_at is None and (self.place is None or place > self.place):
             self._states_are_stale(place[0])
             self._pass_day(place)
-            lines = step(hold)
+            lines = step(self, hold)
             self.place = place
             self.new_holds[hold.hold_key] = hold
             self._is_ahead_known = False
@@ -258,7 +245,7 @@ class Book(Course):
         named = {one.usage_key for one in self.reversals() if one.reversal_id == reversal.reversal_id}
         named.add(reversal.usage_key)
         if history.since is not None and not named <= {*known, *self.waiting}:
-            raise HistoryNeeded(self.entitlement.key, self.customer_id)  # it was told before the state, or never
+            raise self.history_needed()  # it was told before the state, or never
         self.new_reversals.append(reversal)
         if reversal.usage_key not in known:
             self.wait_for(reversal.usage_key)
@@ -413,7 +400,7 @@ class Book(Course):
             return 0
         later = islice(occurrences(terms.recurs), 1, None)
         begun = takewhile(lambda one: one[1] <= until, later)
-        of_each = _TRANSITIONS_OF_ONE + len(self._lead_times)
+        of_each = _TRANSITIONS_OF_ONE + len(self.lead_times)
         return of_each * sum(1 for _ in islice(begun, _MADE_MAX))
 
     def _could_be_last(self, usage: UsageFact) -> bool:
@@ -499,7 +486,7 @@ class Book(Course):
         lines: list[Line] = []
         for grant_id in sorted(before.keys() - after.keys(), key=_uuid_bytes):
             grant = self.grants[grant_id]
-            lines += self._grant_units(grant, grant.terms, -grant.granted)
+            lines += self.grant_units(grant, grant.terms, -grant.granted)
             grant.phase = Phase.VOID
             grant.set_by = posting
             self.touched.add(grant_id)
@@ -515,13 +502,13 @@ class Book(Course):
                 continue
             counts_alike = (grant.terms.amount is None) == (terms.amount is None)
             if grant.terms.effective_at == terms.effective_at and counts_alike:
-                lines += self._grant_units(grant, terms, (terms.amount or 0) - grant.granted)
+                lines += self.grant_units(grant, terms, (terms.amount or 0) - grant.granted)
                 grant.terms = terms
             else:
                 # Units are counted by the terms that are set: the old ones while they go, the new ones when they come.
-                lines += self._grant_units(grant, grant.terms, -grant.granted)
+                lines += self.grant_units(grant, grant.terms, -grant.granted)
                 grant.terms = terms
-                lines += self._grant_units(grant, terms, terms.amount or 0)
+                lines += self.grant_units(grant, terms, terms.amount or 0)
             self._is_set(grant, posting)
         return lines
 
@@ -536,21 +523,21 @@ class Book(Course):
 
     def _require_any_history(self) -> History:
         if self.history is None:
-            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+            raise self.history_needed()
         return self.history
 
     def _require_history(self) -> History:
         """All of it."""
         history = self._require_any_history()
         if history.since is not None:
-            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+            raise self.history_needed()
         return history
 
     def _require_since(self, first: Place) -> History:
         """The history of a time that begins before `first`, and before whatever made states stale just now."""
         before = first[0] if self.stale_from is None else min(first[0], self.stale_from)
         if self.history is None or (self.history.since is not None and self.history.since.at >= before):
-            raise HistoryNeeded(self.entitlement.key, self.customer_id, before if first > NOWHERE else None)
+            raise self.history_needed(before if first > NOWHERE else None)
         return self.history
 
     def _settle_again(self, until: Place, first: Place = NOWHERE) -> list[Line]:
@@ -583,7 +570,7 @@ class Book(Course):
 
     def _has_warned(self, until: Place) -> None:
         """Of ends that are near by then, and became known only now, is told with what made them known."""
-        if self._lead_times:
+        if self.lead_times:
             self.warned = until if self.warned is None else max(self.warned, until)
 
     def _all_holds(self) -> list[Hold]:
@@ -629,7 +616,7 @@ class Book(Course):
             )
         )
         if not is_enough:
-            raise HistoryNeeded(self.entitlement.key, self.customer_id)
+            raise self.history_needed()
         return run
 
     def _empty(self, account: Account) -> Course:
@@ -671,15 +658,6 @@ class Book(Course):
         self._restore(run.account, [grant.value() for grant in run.grants.values()])
         self.level, self.warned = level, warned
         self._is_ahead_known = False
-
-
-def granted_ahead(grants: Iterable[Grant], after: datetime) -> list[Line]:
-    """The lines by which stored grants that begin after the instant got their units, summed by identity."""
-    return [
-        Line(Kind.GRANTED, grant.terms.effective_at, grant.terms.grant_id, None, None, grant.granted)
-        for grant in grants
-        if grant.granted and grant.terms.effective_at > after and not receives(grant.terms)
-    ]
 
 
 def _changes_when_over(grant: BookedGrant, since: datetime) -> bool:

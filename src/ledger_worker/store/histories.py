@@ -9,10 +9,10 @@ from sqlalchemy import Connection, text
 
 from ledger_worker.domain.decided import BookedAccount
 from ledger_worker.domain.events import HoldFact, UsageReversed, fact_of
+from ledger_worker.domain.history import History, granted_ahead
 from ledger_worker.domain.holds import HoldsTold, pieces
 from ledger_worker.domain.ledger import DayState, Grant, Hold, Kind, Line, Reversal, UsageFact
 from ledger_worker.domain.owners import Merges, goes_on_as, same_persons
-from ledger_worker.domain.settlement import History, granted_ahead
 from ledger_worker.domain.sources import NO_MERGES
 from ledger_worker.domain.usage import reversal_of, usage_of
 from ledger_worker.store.accounts import Pair, grant_of

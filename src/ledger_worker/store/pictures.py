@@ -13,10 +13,10 @@ from ledger_worker.domain.access import picture, settle_due
 from ledger_worker.domain.ahead import books_ahead
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import CustomerPicture
-from ledger_worker.domain.course import HistoryNeeded
 from ledger_worker.domain.decided import Loaded, LoadedCustomer, NeedsHistory
+from ledger_worker.domain.history import History, HistoryNeeded
 from ledger_worker.domain.owners import Merges, goes_on_as
-from ledger_worker.domain.settlement import Book, History
+from ledger_worker.domain.settlement import Book
 from ledger_worker.store import accounts as accounts_store
 from ledger_worker.store import catalogue as catalogue_store
 from ledger_worker.store import customers as customers_store

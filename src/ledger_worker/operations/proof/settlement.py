@@ -10,11 +10,11 @@ import msgspec
 from ledger_worker.domain.access import level_of, shown_units
 from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.catalogue import Entitlement
-from ledger_worker.domain.course import HistoryNeeded
+from ledger_worker.domain.history import History, HistoryNeeded
 from ledger_worker.domain.ledger import NEVER, Account, Grant, Kind, Line, Origin, Phase
 from ledger_worker.domain.owners import Merges, goes_on_as
 from ledger_worker.domain.parcels import Parcel, left_by
-from ledger_worker.domain.settlement import Book, History
+from ledger_worker.domain.settlement import Book
 from ledger_worker.operations.proof.findings import Check, Findings, differing, differing_fields
 from ledger_worker.operations.proof.rows import AccountRow, Member, Published, grant_name
 from ledger_worker.operations.proof.seats import wrong_holders
