@@ -14,6 +14,7 @@ from ledger_worker.domain.course import Course, Stops
 from ledger_worker.domain.events import Event, SeatsRevoked, TransitionsDue, event_key
 from ledger_worker.domain.ledger import EFFECTS, Account, DayState, GrantTerms, Kind, Line, Origin, Phase
 from ledger_worker.domain.places import all_of
+from ledger_worker.domain.runs import fresh_run
 from ledger_worker.domain.seats import seats_of
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import child_id, grant_id, terms
@@ -137,7 +138,7 @@ def assert_settling_again_changes_nothing(world: World, life: Customer) -> None:
         recorded = [one.head.recorded_at for one in world.customers.values() if one.head.recorded_at is not None]
         recorded_at = life.head.recorded_at or max(recorded, default=AFTER_ALL)
         until = max(recorded_at, account.settled_at or recorded_at)
-        lines = book._settle_again((until, "9"))  # noqa: SLF001 -- the run itself
+        lines = book.settle_again((until, "9"))
         assert lines == []
         # Up to where ends were told of beforehand is history: whoever settles again has told of all by then.
         warned = {"warned_at": account.warned_at, "warned_tie": account.warned_tie}
@@ -159,7 +160,7 @@ def assert_states_hold(world: World, life: Customer) -> None:
         for state in states:
             book = Book(world.catalogue.entitlements[entitlement], Account(entitlement=entitlement), (), history)
             book.leaves_at = None if life.head.merge is None else life.head.merge.at
-            run = book.fresh_run()
+            run = fresh_run(book)
             usage = [fact for fact in history.usage if fact.at <= state.at]
             arrived = [one for one in book.arrived() if one.at <= state.at]
             stops, seen = _states_of(run, state.at)

@@ -6,7 +6,6 @@ import pytest
 
 from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, RefundPolicy
 from ledger_worker.domain.events import Event
-from ledger_worker.domain.settlement import Book
 from tests.domain.driver import Life, without_states
 from tests.domain.telling import PACK_OF_TEN, bought, catalogue, day, gives, line, offer, quota, refunded, told, used
 
@@ -50,7 +49,7 @@ def test_a_step_for_late_usage_comes_to_the_same_bytes_as_settling_again(
 ) -> None:
     stepped = _lived(_TWO_PACKS, *_LIVES[name])
 
-    monkeypatch.setattr(Book, "_could_be_last", lambda _book, _usage: False)
+    monkeypatch.setattr("ledger_worker.domain.settlement.could_be_last", lambda _book, _usage: False)
     again = _lived(_TWO_PACKS, *_LIVES[name])
 
     assert stepped.postings == again.postings

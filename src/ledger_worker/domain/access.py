@@ -13,6 +13,7 @@ import msgspec
 
 from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.due import transitions_ahead, transitions_due
 from ledger_worker.domain.ledger import NEVER, GrantTerms, Phase, value_precedence
 from ledger_worker.domain.places import up_to_made
 from ledger_worker.domain.seats import evicted, seats_of
@@ -58,7 +59,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def settle_due(book: Book, at: datetime) -> None:
     """The book has passed everything that is due at `at`. For reads: nothing of it is stored."""
-    while due := up_to_made(book.due(at)):
+    while due := up_to_made(transitions_due(book, at)):
         for transition in due:
             book.pass_transition(transition)
             gone = evicted(book, transition.place[0])
@@ -261,7 +262,7 @@ def _upcoming(book: Book) -> str | None:
     ):
         return None
     shown: list[dict[str, object]] = []
-    for transition, terms in book.ahead():
+    for transition, terms in transitions_ahead(book):
         what = _UPCOMING.get(transition.kind)
         if what is None or (transition.kind == "begin" and terms.parent is not None):
             continue

@@ -109,19 +109,19 @@ class Counted:
         Looked for when it is asked for: a hundred transitions passed in a row need it once.
         """
         if not self._is_ahead_known:
-            self._next_transition_at = min((place[0] for place, _ in self._ahead()), default=None)
+            self._next_transition_at = min((place[0] for place, _ in self.ahead()), default=None)
             self._is_ahead_known = True
         return self._next_transition_at
 
-    def _ahead(self) -> list[tuple[Place, BookedGrant | Hold]]:
+    def ahead(self) -> list[tuple[Place, BookedGrant | Hold]]:
         """What the terms of the open grants, and the ends of open holds, will make happen after the book's position."""
         ends = [(place_of_hold_end(each.hold), each.hold) for each in self.holds.values()]
         return [
             *ends,
-            *self._ahead_of_grants(),
+            *self.ahead_of_grants(),
         ]
 
-    def _ahead_of_grants(self) -> list[tuple[Place, BookedGrant]]:
+    def ahead_of_grants(self) -> list[tuple[Place, BookedGrant]]:
         """What the terms of the open grants will make happen, or give to tell, after the book's position."""
         return [
             (place, grant)

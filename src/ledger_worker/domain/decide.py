@@ -44,6 +44,7 @@ from ledger_worker.domain.events import (
     customers_of,
     source_key,
 )
+from ledger_worker.domain.expiring import warns
 from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import end_of, hold_of, pieces
 from ledger_worker.domain.ledger import Entry, Line
@@ -266,7 +267,7 @@ class Decision:
         It is told when `before`, the picture to compare with, is given. Returns the last instant used.
         """
         told = told_of(side.transition_event(transition), now)
-        is_told = transition.is_warning and side.open(transition.entitlement).warns(transition)
+        is_told = transition.is_warning and warns(side.open(transition.entitlement), transition)
         also = ("expiring_soon",) if is_told else ()
         effect = Effect(self.customers, now, until=transition.place, also=also)
         effect.has_changed(side, transition.entitlement, side.pass_transition(transition), before)

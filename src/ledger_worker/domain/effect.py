@@ -17,9 +17,11 @@ from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.customers import Customers
 from ledger_worker.domain.decided import Told
+from ledger_worker.domain.expiring import is_expiring
 from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import pieces
 from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal
+from ledger_worker.domain.merging import adopt, leave, receive
 from ledger_worker.domain.owners import Held, goes_on_as
 from ledger_worker.domain.parcels import Parcel
 from ledger_worker.domain.places import Place, all_of
@@ -74,7 +76,7 @@ class Effect:
         pictures = self._before.setdefault(side.customer_id, {})
         if entitlement not in pictures:
             pictures[entitlement] = side.shown(entitlement)
-            is_near = side.books[entitlement].is_expiring(self._until)
+            is_near = is_expiring(side.books[entitlement], self._until)
             self._is_near.setdefault(side.customer_id, {})[entitlement] = is_near
             self._touched.append((side, entitlement))
 
@@ -117,7 +119,7 @@ class Effect:
         """Overage, debt, open holds, later usage and the holders of one entitlement go on with the customer."""
         book = side.open(entitlement)
         self.touch(side, entitlement)
-        lines, usage, holds = book.leave(at, self._now)
+        lines, usage, holds = leave(book, at, self._now)
         self.add(side, entries_of(book, lines, {}))
         side.is_changed(entitlement)
         same = self._customers.aliases(side.customer_id)
@@ -136,7 +138,7 @@ class Effect:
             if not theirs and not reserved and not reversals:
                 continue
             self.touch(other, entitlement)
-            adopted = other.open(entitlement).adopt(theirs, reserved, tuple(reversals.values()), self._until)
+            adopted = adopt(other.open(entitlement), theirs, reserved, tuple(reversals.values()), self._until)
             self.add(other, entries_of(other.open(entitlement), adopted, {}))
             other.is_changed(entitlement)
 
@@ -147,7 +149,7 @@ class Effect:
             if other is not side:
                 book = other.open(entitlement)
                 self.touch(other, entitlement)
-                adopted = book.adopt((), (), reversals, self._until)
+                adopted = adopt(book, (), (), reversals, self._until)
                 self.add(other, entries_of(book, adopted, {}))
                 other.is_changed(entitlement)
                 lines += adopted
@@ -236,7 +238,7 @@ class Effect:
             if parcels == sorted(book.arrived(), key=_by_label):
                 continue
             self.touch(receiver, entitlement)
-            self.add(receiver, entries_of(book, book.receive(parcels, self._until), {}))
+            self.add(receiver, entries_of(book, receive(book, parcels, self._until), {}))
             receiver.is_changed(entitlement)
             self._touched.append((receiver, entitlement))
 

@@ -14,7 +14,9 @@ from ledger_worker.domain.access import picture, quiet_units, shown_units
 from ledger_worker.domain.catalogue import Catalogue
 from ledger_worker.domain.changes import Cause, Change, EntitlementPicture
 from ledger_worker.domain.decided import BookedAccount, CustomerHead, LoadedCustomer, Told
+from ledger_worker.domain.due import transitions_due
 from ledger_worker.domain.events import LEDGER, Event, SeatsRevoked, TransitionsDue
+from ledger_worker.domain.expiring import is_expiring
 from ledger_worker.domain.ledger import (
     RULES_VERSION,
     Account,
@@ -122,7 +124,7 @@ class Side:
 
     def transitions(self, now: datetime) -> list[Transition]:
         """What is due at `now`, in no order."""
-        return [transition for book in self.books.values() for transition in book.due(now)]
+        return [transition for book in self.books.values() for transition in transitions_due(book, now)]
 
     def pass_transition(self, transition: Transition) -> list[Entry]:
         """The transition has happened in its book; the entries that are to be posted for it."""
@@ -193,7 +195,7 @@ class Side:
             kinds = (*kinds_between(was, shown), *also)
             book = self.books[entitlement]
             is_new = "end" in kinds or not is_near.get(entitlement, True)
-            if is_new and book.is_expiring(until or all_of(now)):
+            if is_new and is_expiring(book, until or all_of(now)):
                 kinds = (*kinds, "expiring_soon")
             book.level = shown.level
             if kinds:

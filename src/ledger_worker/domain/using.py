@@ -1,4 +1,4 @@
-"""Usage: which grants it burns, and what no grant covers.
+"""Usage: which grants it burns, what no grant covers, and when its place among other usage is all the same.
 
 Usage that was reversed burns only what is left of it.
 """
@@ -13,7 +13,7 @@ from ledger_worker.domain.ledger import Debt, Kind, Line, UsageFact
 from ledger_worker.domain.places import Place, is_suspended, place_of_usage
 from ledger_worker.domain.reversals import left_of
 
-__all__ = ["burn", "coverage_of", "over_use"]
+__all__ = ["burn", "could_be_last", "coverage_of", "over_use"]
 
 
 def burn(counted: Counted, usage: UsageFact) -> list[Line]:
@@ -36,6 +36,24 @@ def burn(counted: Counted, usage: UsageFact) -> list[Line]:
     if left:
         lines.append(over_use(counted, usage.usage_key, place_of_usage(usage), left))
     return lines
+
+
+def could_be_last(counted: Counted, usage: UsageFact) -> bool:
+    """Whether late usage is covered by the same grant, and all else as it is, wherever since then it stands.
+
+    So it is when since then nothing happened but usage, and the grant that burns first still has that many units:
+    then it has covered everything since, and would have covered this.
+    """
+    if not counted.active or (counted.last_end is not None and counted.last_end > usage.at):
+        return False
+    if counted.released_at is not None and counted.released_at > usage.at:
+        return False
+    for grant in counted.active:
+        terms = grant.terms
+        if terms.effective_at > usage.at or terms.suspensions or any(cut.at > usage.at for cut in terms.cuts):
+            return False
+    first = counted.active[0]
+    return usage.burns and (first.terms.amount is None or first.available >= usage.units)
 
 
 def coverage_of(counted: Counted, units: int, at: datetime) -> list[tuple[BookedGrant, int]]:

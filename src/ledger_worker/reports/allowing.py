@@ -12,6 +12,7 @@ import msgspec
 from ledger_worker.domain.access import AccessReason
 from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, Entitlement, EntitlementType, LimitPolicy
 from ledger_worker.domain.changes import EntitlementPicture
+from ledger_worker.domain.due import transitions_ahead
 from ledger_worker.domain.requests import Item, RequestReason, grantable
 from ledger_worker.domain.settlement import Book
 from ledger_worker.reports.words import begins_words, instant_words, units_words
@@ -36,7 +37,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 def instants_ahead(book: Book) -> list[datetime]:
     """The next instants at which a grant begins or a suspension is lifted, at most `INSTANTS_MAX`, in order."""
-    ahead = {transition.place[0] for transition, _ in book.ahead() if transition.kind in {"begin", "lift"}}
+    ahead = {transition.place[0] for transition, _ in transitions_ahead(book) if transition.kind in {"begin", "lift"}}
     return sorted(ahead)[:INSTANTS_MAX]
 
 
@@ -108,7 +109,7 @@ def _waiting(
             continue
         begins = [
             terms
-            for transition, terms in book.ahead()
+            for transition, terms in transitions_ahead(book)
             if transition.place[0] == at and transition.kind == "begin" and terms.parent is None
         ]
         amounts = [terms.amount for terms in begins]

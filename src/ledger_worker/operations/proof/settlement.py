@@ -10,6 +10,7 @@ import msgspec
 from ledger_worker.domain.access import level_of, shown_units
 from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.catalogue import Entitlement
+from ledger_worker.domain.due import transitions_due
 from ledger_worker.domain.history import History, HistoryNeeded
 from ledger_worker.domain.ledger import NEVER, Account, Grant, Kind, Line, Origin, Phase
 from ledger_worker.domain.owners import Merges, goes_on_as
@@ -157,7 +158,7 @@ class _Settled:
             stated_until=self._account.stated_until,
             since_state=self._account.since_state,
         )
-        ahead = Book(self.run.entitlement, expected, settled.values()).due(NEVER)
+        ahead = transitions_due(Book(self.run.entitlement, expected, settled.values()), NEVER)
         expected = msgspec.structs.replace(expected, next_transition_at=ahead[0].place[0] if ahead else None)
         messages = [] if self._account == expected else [differing_fields(self._account, expected)]
         holders = wrong_holders(self._account.holders, self.run.holders)
