@@ -167,8 +167,8 @@ class Entitlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `resources` are typed names such as `service:video`; `thresholds` are percentages of the limit whose crossing is
     told, ascending. `expiring_soon` are the times before an end at which it is told that it comes, such as `P7D` or
-    `PT12H`. Of a quota are `unit`, which names its smallest unit, `limit`, `debt`, `overage` and `late_usage`; of seats
-    is `on_shrink`; of a setting is `merge`, which stays as first published.
+    `PT12H`. Of a quota or seats is `unit`, which names one of them; of a quota are `limit`, `debt`, `overage` and
+    `late_usage`; of seats is `on_shrink`; of a setting is `merge`, which stays as first published.
     """
 
     key: str
