@@ -9,7 +9,7 @@ import pytest
 
 from ledger_worker.apply.due import book_due_apart
 from ledger_worker.apply.requests import answer_requests
-from ledger_worker.domain.catalogue import DebtPolicy, LimitPolicy
+from ledger_worker.domain.catalogue import DebtPolicy, LateUsage, LimitPolicy
 from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request
 from tests.apply.ledger import Ledger, unproven
 from tests.domain.telling import (
@@ -299,6 +299,29 @@ def test_a_parked_customer_is_answered_so_and_asked_again_later(sold: Ledger) ->
 
     assert [(answer.is_granted, answer.reason) for answer in answers] == [(False, "parked"), (True, None)]
     assert granted(ask(sold, parked)) == [1]
+
+
+@pytest.mark.parametrize("late_usage", LateUsage)
+def test_what_is_granted_is_never_late(ledger: Ledger, late_usage: LateUsage) -> None:
+    """Each item of a request is recorded a microsecond behind the one before it, and all of them count at once."""
+    ledger.publish(
+        catalogue(
+            quota(),
+            quota("sms", late_usage=late_usage),
+            offer("pack", gives(100, lasts="forever"), gives(10, "sms", lasts="forever")),
+        )
+    )
+    ledger.tell((told("b", day(1), bought()), day(1)))
+    requests = [request(("api", 1), ("sms", 10)), request(("api", 1), ("sms", 1))]
+
+    first, second = (ledger.ask(day(2, number), asked)[0] for number, asked in enumerate(requests))
+
+    assert [item.granted for item in first.items] == [1, 10]
+    assert all(one.grant_id is not None for item in first.items for one in item.covered)
+    assert (second.is_granted, second.reason) == (False, "exhausted")
+    outcomes = ledger.rows("SELECT DISTINCT outcome FROM event WHERE event_source = 'request/shop'")
+    assert outcomes == [("applied",)]
+    assert unproven(ledger) == []
 
 
 @pytest.mark.parametrize("limit", [1, 37, 200])

@@ -66,7 +66,7 @@ def answer(
     Each is possible in itself (`requests.judge`) and of a customer in `loaded`, with all who are tied to it. An instant
     may be raised, so that a customer's instants strictly increase.
     """
-    answering = _Answering(Decision(loaded, catalogue, timeline, timedelta(), timedelta()))
+    answering = _Answering(Decision(loaded, catalogue, timeline, _NEVER_LATE, _NEVER_LATE))
     answers = []
     try:
         for one in to_answer:
@@ -253,3 +253,5 @@ def _refused(asked: Asked, user: Side, now: datetime, reason: RequestReason, mes
 
 
 _MICROSECOND = timedelta(microseconds=1)
+_NEVER_LATE = timedelta.max
+"""All items of a request count at the instant of its decision, and are recorded behind each other."""

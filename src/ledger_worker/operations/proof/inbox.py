@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import assert_never
 
 from ledger_worker.domain.events import (
+    REQUEST_PREFIX,
     CustomersMerged,
     Event,
     Fact,
@@ -115,9 +116,10 @@ def _check_content(row: EventRow, event: Event, findings: Findings) -> None:
         _is_wrong(findings, row, f"outcome is {row.outcome}, expected one of the closed list")
     elif row.outcome not in outcomes_of(type(event.fact)):
         _is_wrong(findings, row, f"outcome is {row.outcome}, which {row.type} never has")
-    is_late_usage = isinstance(event.fact, UsageRecorded) and row.occurred_at < row.recorded_at
-    if row.outcome in _OF_LATE_USAGE and not is_late_usage:
-        _is_wrong(findings, row, f"outcome is {row.outcome}, expected it of usage alone, told after it occurred")
+    is_reported = isinstance(event.fact, UsageRecorded) and not row.event_source.startswith(REQUEST_PREFIX)
+    if row.outcome in _OF_LATE_USAGE and not (is_reported and row.occurred_at < row.recorded_at):
+        message = f"outcome is {row.outcome}, expected it of usage alone that was told after it occurred, by no request"
+        _is_wrong(findings, row, message)
 
 
 def _columns_of(fact: Fact, counted_at: datetime) -> tuple[str | None, str | None, int | None, datetime | None]:
