@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from ledger_worker.domain.events import AssignmentFact, fact_of
+from ledger_worker.domain.stretches import grant_id
 from tests.cli.conftest import Command
 
 LONG_AGO = "2026-01-01T00:00:00Z"
@@ -55,6 +56,25 @@ def test_a_rehearsal_says_the_same_and_touches_nobody(by_hand: Command) -> None:
     pictures = [[(each["before"], each["after"]) for each in ran.json["changes"]] for ran in (rehearsed, done)]
     assert pictures[0] == pictures[1]
     assert len(pictures[0]) == 1
+
+
+def test_instants_of_another_zone_name_the_same_grants(by_hand: Command) -> None:
+    acts = (
+        ("assign", "ada", "exports", "--units", 7, "--id", "a1", "--from", "2026-01-01T01:00:00+01:00"),
+        ("renew", "ada", "a1", "--from", "2026-01-02T01:00:00+01:00", "--until", FOR_EVER),
+        ("extend", "ada", "a1", "2999-02-01T00:00:00+01:00"),
+        ("revoke", "ada", "a1", "--at", "2026-01-03T01:00:00+01:00"),
+    )
+
+    for number, act in enumerate(acts):
+        grant_id.cache_clear()  # each command is a process of its own
+        assert by_hand("customer", *act, *NOTE).status == 0
+        grant_id.cache_clear()
+        assert by_hand("ledger", "verify").status == 0, act
+        if number == 1:
+            assert remaining(by_hand) == 14
+
+    assert remaining(by_hand) == 0
 
 
 def test_done_again_it_changes_nothing_and_with_other_content_it_corrects(by_hand: Command) -> None:

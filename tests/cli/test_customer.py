@@ -56,6 +56,15 @@ def test_people_read_which_past_it_is(command_with_ada: Command) -> None:
 
 
 @pytest.mark.parametrize("option", ["--as-of", "--known-at"])
+@pytest.mark.parametrize("instant", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-01:00"])
+def test_an_instant_that_utc_does_not_have_is_a_wrong_use(command: Command, option: str, instant: str) -> None:
+    ran = command("customer", "show", "ada", option, instant)
+
+    assert ran.status == 2
+    assert "is outside of the" in ran.errors
+
+
+@pytest.mark.parametrize("option", ["--as-of", "--known-at"])
 def test_an_instant_without_a_zone_is_status_2(command_with_ada: Command, option: str) -> None:
     ran = command_with_ada("customer", "show", "ada", option, "2026-01-02T00:00:00")
 

@@ -1,6 +1,6 @@
 """What is impossible in an event alone is named with its field, in every type of fact; nothing else is refused."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 from uuid import UUID
 
@@ -403,6 +403,10 @@ def test_what_is_impossible_is_named_with_its_field(fact: Fact, says: str) -> No
         (
             {"occurred_at": datetime(1970, 12, 31, tzinfo=UTC)},
             "occurred_at is 1970-12-31T00:00:00+00:00, expected a year from 1971 to 2999",
+        ),
+        (
+            {"occurred_at": datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1)))},
+            "occurred_at is 2026-01-01T00:00:00+01:00, expected it in UTC",
         ),
         ({"source_version": -1}, f"source_version is -1, expected 0 to {UNITS_MAX}"),
         ({"source_version": UNITS_MAX + 1}, f"source_version is {UNITS_MAX + 1}, expected 0 to {UNITS_MAX}"),

@@ -8,7 +8,7 @@ __all__ = ["exactly", "instant_of", "shown"]
 
 
 def instant_of(text: str) -> datetime:
-    """Raises BadParameter unless the text is an instant with its distance from UTC."""
+    """The instant, in UTC. Raises BadParameter unless the text is one with its distance from UTC."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -16,7 +16,10 @@ def instant_of(text: str) -> datetime:
     if found.tzinfo is None:
         whole = found.isoformat()
         raise typer.BadParameter(f"{text} is without a zone, expected {whole}Z or {whole}+01:00")
-    return found
+    try:
+        return found.astimezone(UTC)
+    except OverflowError:
+        raise typer.BadParameter(f"{text} is outside of the years 1 to 9999 in UTC, expected one within") from None
 
 
 def shown(instant: datetime | None) -> str | None:

@@ -373,6 +373,9 @@ def _out_of_range(name: str, number: int, least: int = 1, most: int = UNITS_MAX)
 def _bad_instant(name: str, instant: datetime) -> str | None:
     if not _YEAR_MIN <= instant.year <= _YEAR_MAX:
         return f"{name} is {instant.isoformat()}, expected a year from {_YEAR_MIN} to {_YEAR_MAX}"
+    if instant.utcoffset():
+        # Grants are named by instants as they are written: the same one in another zone would name another grant.
+        return f"{name} is {instant.isoformat()}, expected it in UTC"
     return None
 
 

@@ -7,7 +7,7 @@ same content it changes nothing, done again with other content it corrects what 
 A fact on a topic may wait for what it speaks of. What a person does may not: it is refused, and nothing is kept.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import msgspec
@@ -46,7 +46,11 @@ class RefusedAct(msgspec.Struct, frozen=True, kw_only=True):
 def act(
     engine: Engine, customer_id: str, fact: AssignmentFact, stages: Stages, *, is_rehearsal: bool = False
 ) -> Acted | RefusedAct:
-    """The act is done and committed; with `is_rehearsal` it is what that would do, rolled back."""
+    """The act is done and committed; with `is_rehearsal` it is what that would do, rolled back.
+
+    Its instants may have any zone: the ledger's, and what is named by them, are in UTC.
+    """
+    fact = _in_utc(fact)
     event = Event(
         event_source=BY_HAND,
         event_id=str(uuid4()),
@@ -63,6 +67,15 @@ def act(
         return found
     # What was decided otherwise meanwhile is kept, so it is told as its outcome and not as refused.
     return _judged(event, fact, apply_batch(engine, batch, catalogues, stages), is_kept=True)
+
+
+def _in_utc(fact: AssignmentFact) -> AssignmentFact:
+    instants = {
+        name: value.astimezone(UTC)
+        for name in fact.__struct_fields__
+        if isinstance(value := getattr(fact, name), datetime)
+    }
+    return msgspec.structs.replace(fact, **instants)
 
 
 def database_clock(engine: Engine) -> datetime:
