@@ -14,12 +14,12 @@ import pytest
 from ledger_worker.domain.catalogue import EntitlementType, LimitPolicy
 from ledger_worker.domain.events import HoldFact
 from ledger_worker.domain.owners import goes_on_as
-from ledger_worker.domain.requests import Answer, Confirm, Item, Release, Request
+from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request, request_hash
 from tests.domain.agreement import assert_all, kept_events
-from tests.domain.campaign import hold
+from tests.domain.campaign import hold as hold_for_all
 from tests.domain.driver import Life, World
 from tests.domain.histories import AFTER_ALL, TICK, history_of, world_of
-from tests.domain.telling import MICROSECOND
+from tests.domain.telling import MICROSECOND, confirm, consume, hold, release, seat, swap, unseat
 from tests.domain.test_histories import comes_to
 
 LIVED = 200
@@ -32,6 +32,23 @@ WIDE = timedelta(days=365)
 """A settlement window in which nothing is late: what is told in another order would be."""
 
 
+GOLDEN = {
+    "consume": (consume(3), "f3e415e62f1caaec"),
+    "hold": (hold(3), "e89b8ab4d97f16d6"),
+    "confirm": (confirm(2), "95e815448ca3ff50"),
+    "release": (release(), "a93658965d20b70f"),
+    "seat": (seat("ann"), "f122675af58cedca"),
+    "unseat": (unseat("ann"), "71cafdbef30cf110"),
+    "swap": (swap("ann", "ben"), "42267667f4cc4091"),
+}
+"""If one of these changes, whoever asks again under a key that an earlier release answered is told `key_reused`."""
+
+
+@pytest.mark.parametrize(("asked", "expected"), GOLDEN.values(), ids=GOLDEN)
+def test_a_request_has_the_hash_that_it_always_had(asked: Asked, expected: str) -> None:
+    assert request_hash(asked).hex()[:16] == expected
+
+
 @pytest.mark.parametrize("with_others", [False, True], ids=["lives", "worlds"])
 @pytest.mark.parametrize("number", range(LIVED))
 def test_what_is_granted_is_what_is_left_and_the_oracle_agrees(number: int, *, with_others: bool) -> None:
@@ -42,7 +59,7 @@ def test_what_is_granted_is_what_is_left_and_the_oracle_agrees(number: int, *, w
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_twenty_thousand_lives_with_requests_hold_every_claim(part: int) -> None:
-    hold(hold_every_claim, part, PARTS, CAMPAIGN)
+    hold_for_all(hold_every_claim, part, PARTS, CAMPAIGN)
 
 
 def test_random_lives_have_every_kind_of_answer() -> None:

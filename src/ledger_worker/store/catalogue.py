@@ -143,17 +143,22 @@ def unoffered(connection: Connection) -> int:
     return found
 
 
-def _definition(version: Entitlement | Offer) -> str:
-    """What a person wrote, without what publishing adds; of settings and seats only where it is one.
+_CAME_LATER = ("merge", "expiring_soon", "value", "every", "time_zone", "times")
+"""Fields that are empty where they are not used."""
 
-    An earlier release, which refuses fields that it does not know, reads what has none.
+
+def _definition(version: Entitlement | Offer) -> str:
+    """What a person wrote, without what publishing adds, and without what came later and is not used.
+
+    An earlier release, which refuses fields that it does not know, reads what uses none of them.
     """
     plain = msgspec.to_builtins(version)
     for added in ("version", "published_at", "catalogue_version"):
         plain.pop(added, None)
-    for table, field in ((plain, "merge"), *((allowance, "value") for allowance in plain.get("allowances", ()))):
-        if table.get(field) is None:
-            table.pop(field, None)
+    for table in (plain, *plain.get("allowances", ())):
+        for field in _CAME_LATER:
+            if not table.get(field) and field in table:
+                del table[field]
     if plain.get("type") != EntitlementType.SEATS:
         plain.pop("on_shrink", None)
     return msgspec.json.encode(plain).decode()
