@@ -5,6 +5,7 @@ import sys
 
 import msgspec
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from ledger_worker.config import LogLevel
 
@@ -12,14 +13,17 @@ __all__ = ["configure_logs"]
 
 
 def configure_logs(level: LogLevel) -> None:
-    """Every line from here on is JSON with `event`, `level` and `timestamp`; a second call sets the level anew."""
+    """Every line from here on is JSON with `event`, `level` and `timestamp`; a second call sets the level anew.
+
+    Errors come with their traceback and without the values in its frames, among which may be payloads and secrets.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(serializer=_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
