@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from ledger_worker.apply.due import BookedDue, book_due_now
 from ledger_worker.domain.changes import Change
@@ -25,6 +26,7 @@ from tests.domain.telling import (
     gives,
     line,
     offer,
+    order_transferred,
     paused,
     quota,
     told,
@@ -241,6 +243,63 @@ def test_more_than_one_transaction_may_book_is_booked_in_several(ledger: Ledger)
 
     assert [one.transitions for one in found] == [100, 100, 30]
     assert changes_of(ledger, "ada")[-1].after.state == "expired"
+    assert unproven(ledger) == []
+
+
+def days_from_now(ledger: Ledger, days: float) -> datetime:
+    """By the database's clock."""
+    (now,) = ledger.rows("SELECT clock_timestamp()")[0]
+    found: datetime = now + timedelta(days=days)
+    return found
+
+
+WARNED = catalogue(
+    quota(expiring_soon=("P3D",)),
+    quota("storage"),
+    offer("ten-days", gives(10, lasts="P10D")),
+    offer("three-days", gives(5, "storage", lasts="P3D")),
+)
+WARNED_NO_MORE = catalogue(replace(quota(), version=2), version=2)
+"""Of the end of `api` nobody is told beforehand any more."""
+
+
+def test_warnings_that_are_none_any_more_do_not_stop_the_clock(ledger: Ledger) -> None:
+    ledger.publish(WARNED)
+    at = days_from_now(ledger, -9)
+    owners = [f"customer-{number:03}" for number in range(201)]
+    ledger.tell(*((told("b", at, bought(line("ten-days"), order=each), customer=each), at) for each in owners))
+    at = days_from_now(ledger, -4)
+    ledger.tell((told("b", at, bought(line("three-days"), order="zoe"), customer="zoe"), at))
+    ledger.publish(WARNED_NO_MORE)
+
+    found = look_until_nothing(ledger)
+
+    assert [(one.customers, one.transitions, one.changes) for one in found] == [(200, 0, 0), (2, 1, 1)]
+    assert changes_of(ledger, "zoe")[-1].after.state == "expired"
+    ends = 'SELECT count(*) FROM account JOIN "grant" USING (customer_id) WHERE next_transition_at = expires_at'
+    assert ledger.rows(ends) == [(201,)]
+    assert look(ledger) == NOTHING
+    assert unproven(ledger) == []
+
+
+def test_warnings_of_tied_customers_that_are_none_any_more_do_not_stop_the_clock(ledger: Ledger) -> None:
+    ledger.publish(WARNED)
+    at = days_from_now(ledger, -9)
+    for number in range(21):
+        giver, order = f"giver-{number:02}", f"o{number}"
+        ledger.tell((told("b", at, bought(line("ten-days"), order=order), customer=giver), at))
+        fact = order_transferred(f"receiver-{number:02}", order=order)
+        ledger.tell((told("t", at, fact, customer=giver), at))
+    at = days_from_now(ledger, -4)
+    ledger.tell((told("b", at, bought(line("three-days"), order="zoe"), customer="zoe"), at))
+    ledger.tell((told("t", at, order_transferred("zora", order="zoe"), customer="zoe"), at))
+    ledger.publish(WARNED_NO_MORE)
+
+    look_until_nothing(ledger)
+
+    assert changes_of(ledger, "zora")[-1].after.state == "expired"
+    assert ledger.rows("SELECT count(*) FROM account WHERE next_transition_at <= clock_timestamp()") == [(0,)]
+    assert look(ledger) == NOTHING
     assert unproven(ledger) == []
 
 

@@ -1,8 +1,13 @@
 """`expiring_soon`: falls due like any transition, once for each end and lead time, under an id of its own."""
 
+from collections.abc import Callable
 from datetime import datetime
 
+import pytest
+from msgspec.structs import replace
+
 from ledger_worker.domain.changes import Change
+from ledger_worker.domain.requests import Item, Request
 from tests.domain.agreement import assert_all
 from tests.domain.driver import Life
 from tests.domain.telling import (
@@ -105,3 +110,38 @@ def test_a_lead_time_that_is_as_long_as_the_grant_gives_no_warning() -> None:
     life.catch_up(day(40))
 
     assert warnings(life) == []
+
+
+WARNED_NO_MORE = catalogue(
+    replace(quota(), version=2), offer("pack", gives(10, lasts="P30D")), offer("plan", gives(10)), version=2
+)
+TOO_MANY = Request(caller="web", key="k1", customer_id="ada", items=(Item(entitlement="api", units=11),))
+TOUCHES: dict[str, Callable[[Life], object]] = {
+    "clock": lambda life: life.catch_up(day(24)),
+    "event": lambda life: life.tell((told("u", day(24), used(1)), day(24))),
+    "refused request": lambda life: life.ask(TOO_MANY, day(24)),
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_who_meets_a_warning_that_is_none_any_more_stores_what_comes_instead(touch: Callable[[Life], object]) -> None:
+    life = packed()
+    life.catalogue = WARNED_NO_MORE
+
+    touch(life)
+
+    assert life.accounts["api"].next_transition_at == day(31)
+    assert warnings(life) == []
+    assert_all(life)
+
+
+def test_looking_ahead_again_records_nothing() -> None:
+    life = packed()
+    life.catalogue = WARNED_NO_MORE
+    head = life.head
+
+    decided = life.catch_up(day(24))
+
+    assert decided.events == ()
+    assert life.head == head
+    assert [booked.account.next_transition_at for booked in decided.customers["ada"].accounts] == [day(31)]

@@ -45,6 +45,7 @@ class ManyDueError(Exception):
 class BookedDue(msgspec.Struct, frozen=True, kw_only=True):
     """What one call booked: of how many customers, how many transitions, and how many changes that told.
 
+    Customers are counted too of whom nothing is recorded: where an end is told beforehand by others than it was.
     `behind_seconds` is how long the first of what was due had been due when it looked, 0 when nothing was.
     """
 
@@ -163,7 +164,7 @@ def _book(
             break
     applied = write(connection, Batch(), groups, decided, ledger, key_hashes)
     return BookedDue(
-        customers=sum(bool(one.events) for one in decided),
+        customers=sum(any(customer.accounts for customer in one.customers.values()) for one in decided),
         transitions=sum(len(one.events) for one in decided),
         changes=applied.changes,
     )

@@ -113,6 +113,10 @@ class Counted:
             self._is_ahead_known = True
         return self._next_transition_at
 
+    def look_ahead_again(self) -> None:
+        """The first instant at which something happens by itself is looked for anew, by the lead times of now."""
+        self._is_ahead_known = False
+
     def ahead(self) -> list[tuple[Place, BookedGrant | Hold]]:
         """What the terms of the open grants, and the ends of open holds, will make happen after the book's position."""
         ends = [(place_of_hold_end(each.hold), each.hold) for each in self.holds.values()]

@@ -184,6 +184,8 @@ class Decision:
         """Whatever is due of these customers is booked; the instant behind it."""
         while due := self._due(sides, now):
             now = max(now, self._pass_all(sides, _up_to_made(due), now) + _MICROSECOND)
+        for side in sides:
+            side.look_ahead_again(now)
         return now
 
     def _known(self, told: Told) -> bytes | None:
@@ -203,6 +205,8 @@ class Decision:
         while at_most > 0 and (due := _up_to_made(self._due(sides, now))[:at_most]):
             self._pass_all(sides, due, now)
             at_most -= len(due)
+        for side in sides:
+            side.look_ahead_again(now)
 
     def decided(self) -> Decided:
         """Everything that is to be written."""

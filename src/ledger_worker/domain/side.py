@@ -126,6 +126,17 @@ class Side:
         """What is due at `now`, in no order."""
         return [transition for book in self.books.values() for transition in transitions_due(book, now)]
 
+    def look_ahead_again(self, now: datetime) -> None:
+        """An account of whose stored instant nothing comes by `now` is stored with the next of which something does.
+
+        It was stored by lead times that its entitlement has not any more. Nothing is recorded of that.
+        """
+        for entitlement, book in self.books.items():
+            stored = book.next_transition_at
+            if stored is not None and stored <= now and not transitions_due(book, now):
+                book.look_ahead_again()
+                self._dirty.add(entitlement)
+
     def pass_transition(self, transition: Transition) -> list[Entry]:
         """The transition has happened in its book; the entries that are to be posted for it."""
         book = self.open(transition.entitlement)
