@@ -104,6 +104,21 @@ def test_of_two_grants_that_end_together_one_warns() -> None:
     assert [change.effective_at for change in warnings(life)] == [day(24), day(30)]
 
 
+def test_nothing_is_recorded_of_a_warning_that_is_not_told() -> None:
+    life = Life(
+        catalogue(quota(expiring_soon=("P7D",)), offer("pack", gives(10, lasts="P30D")), offer("plan", gives(10)))
+    )
+    life.tell((told("p", day(1), bought()), day(1)))
+    life.tell((told("a", day(2), activated(day(1), day(41))), day(2)))
+    head = life.head
+
+    life.catch_up(day(26))
+
+    assert life.accounts["api"].warned_at == day(24)
+    assert life.head == head
+    assert_all(life)
+
+
 def test_a_lead_time_that_is_as_long_as_the_grant_gives_no_warning() -> None:
     life = Life(catalogue(quota(expiring_soon=("P7D",)), offer("pack", gives(10, lasts="P7D"))))
     life.tell((told("p", day(1), bought()), day(1)))

@@ -11,6 +11,7 @@ from ledger_worker.apply.transaction import catch_up
 from ledger_worker.domain.catalogue import Allowance, Apply, Offer
 from ledger_worker.domain.events import SubscriptionActivated, SubscriptionItem
 from ledger_worker.operations.verify import Check
+from tests.domain.telling import bought, gives, line, offer, quota
 from tests.operations.test_verify import (
     NOON,
     OFFERS,
@@ -81,3 +82,29 @@ def test_what_fell_due_and_left_no_row_is_no_finding(engine: Engine) -> None:
     tell(engine, [usage("bob", "used", 3 * 24 * 60, 1)], 2, [NOON + timedelta(days=3)])
 
     assert verdict(engine).is_clean
+
+
+@pytest.mark.parametrize("beside", ["P10D", "P20D", "forever"])
+def test_a_warning_that_is_not_told_has_no_instant(database_url: str, engine: Engine, beside: str) -> None:
+    """Another grant ends at the same time, and its warning is told, or it goes on."""
+    entitlements = (quota(expiring_soon=("P2D",)),)
+    prepare(engine, (offer("ten", gives(1, lasts="P10D")), offer("beside", gives(1, lasts=beside))), entitlements)
+    bought_both = bought(line("ten"), line("beside", line_id="l2"))
+    tell(engine, [event("bob", "bought", 0, bought_both)], 0, [NOON])
+
+    catch_up(engine, ManyDue(due_at={"bob": NOON + timedelta(days=9)}), Catalogues())
+
+    assert verdict(engine).findings == ()
+    with engine.connect() as connection:
+        ahead, stands, last = connection.exec_driver_sql("""
+            SELECT next_transition_at, customer.recorded_at, max(posting.recorded_at)
+            FROM customer JOIN account USING (customer_id) JOIN posting USING (customer_id)
+            GROUP BY 1, 2
+        """).one()
+    assert ahead == NOON + timedelta(days=10), "no warning has passed"
+    assert stands == last
+
+    tamper(database_url, "UPDATE customer SET recorded_at = recorded_at + interval '1 microsecond'")
+
+    [found] = verdict(engine).findings
+    assert "by its last event or posting" in found.message

@@ -261,7 +261,8 @@ class Decision:
             if transition.is_told_apart:
                 was = side.shown(transition.entitlement)
             tells_now = transition.is_told_apart or tells[moment] == place
-            side.last = instant
+            if not transition.is_warning:  # it moves nothing: where it is not told either, nothing is recorded of it
+                side.last = instant
             instant = self._pass(side, transition, instant, was if tells_now else None) + _MICROSECOND
         return instant - _MICROSECOND
 
