@@ -649,15 +649,6 @@ def test_what_workers_commit_meanwhile_is_not_seen_half(ledger: Engine) -> None:
     assert verdict(ledger).events == 9
 
 
-def test_an_account_that_was_settled_under_two_policies_is_not_called_wrong(engine: Engine, ledger: Engine) -> None:
-    publish(engine, entitlements=(msgspec.structs.replace(ENTITLEMENTS[0], debt=DebtPolicy.FORGIVE),))
-
-    found = verdict(ledger)
-
-    assert found.is_clean
-    assert found.unproven == 1
-
-
 def test_the_login_of_the_service_is_enough_and_nothing_is_written(ledger: Engine) -> None:
     with ledger.connect() as connection:
         connection.exec_driver_sql("SET SESSION default_transaction_read_only = on")

@@ -1,18 +1,17 @@
 """Settlement: each account, settled again from nothing, is covered as it is booked, and shows what a check reads."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
 
 from ledger_worker.domain.access import level_of, shown_units
 from ledger_worker.domain.booked import BookedGrant
-from ledger_worker.domain.catalogue import Entitlement
-from ledger_worker.domain.due import transitions_due
+from ledger_worker.domain.catalogue import DebtPolicy, Entitlement, OveragePolicy
 from ledger_worker.domain.history import History, HistoryNeeded
-from ledger_worker.domain.ledger import NEVER, Account, Grant, Kind, Line, Origin, Phase
+from ledger_worker.domain.ledger import Account, Grant, Kind, Line, Origin, Phase
 from ledger_worker.domain.owners import Merges, goes_on_as
 from ledger_worker.domain.parcels import Parcel, left_by
 from ledger_worker.domain.settlement import Book
@@ -41,8 +40,8 @@ def arrivals_of(members: Iterable[Member], merges: Merges) -> Arrivals:
 def check_accounts(member: Member, published: Published, arrivals: Arrivals, findings: Findings) -> None:
     """Every account of the customer was settled again; `arrivals` say what aliases have handed on to it.
 
-    It cannot be proven when its entitlement's policies for debt or overage, or the lead times of its warnings, changed
-    under it: it is settled by a mixture of them.
+    What no single version of its entitlement's policies for debt and overage explains cannot be proven where these
+    changed: it may be settled by a mixture of them. Who holds its seats depends on no policy.
     """
     check_account_of_states(member, findings)
     for row in member.rows.accounts:
@@ -56,14 +55,17 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
             findings.add(Check.SETTLEMENT, member.customer_id, name, "its entitlement was never published")
             continue
         arriving = arrivals.get((member.customer_id, row.entitlement), ())
-        settled = _Settled(versions[-1], account, _history(member, row.entitlement), member, arriving)
-        wrong = settled.wrong()
-        if wrong and len({(version.debt, version.overage, version.expiring_soon) for version in versions}) > 1:
+        policies = _policies(versions)
+        settled = _settled_by_any(policies, versions, account, member, arriving)
+        holders = wrong_holders(account.holders, member.holders.get(row.entitlement, ()))
+        if settled.wrong and len(policies) > 1:
             findings.unproven += 1
-            continue
-        for message in wrong:
-            findings.add(Check.SETTLEMENT, member.customer_id, name, message)
-        if not wrong:
+        else:
+            for message in settled.wrong:
+                findings.add(Check.SETTLEMENT, member.customer_id, name, message)
+        if holders:
+            findings.add(Check.SETTLEMENT, member.customer_id, name, holders)
+        if not settled.wrong and not holders:
             member.settled.add(row.entitlement)
             check_states(member, row.entitlement, settled.stood, findings)
             findings.looked_at[Check.CHECK_PATH] += 1
@@ -74,6 +76,30 @@ def check_accounts(member: Member, published: Published, arrivals: Arrivals, fin
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _SHOWN_LINES_MAX = 3
+
+
+def _policies(versions: Sequence[Entitlement]) -> list[Entitlement]:
+    """By which an account may be settled differently, newest first: of versions that settle alike the newest."""
+    found: dict[tuple[DebtPolicy, OveragePolicy], Entitlement] = {}
+    for version in reversed(versions):
+        found.setdefault((version.debt, version.overage), version)
+    return list(found.values())
+
+
+def _settled_by_any(
+    policies: Sequence[Entitlement],
+    versions: Sequence[Entitlement],
+    account: Account,
+    member: Member,
+    arriving: Sequence[Parcel],
+) -> "_Settled":
+    """The account settled by the first of the policies that explains it, or by the first when none does."""
+    history = _history(member, account.entitlement)
+    first = _Settled(policies[0], versions, account, history, member, arriving)
+    if not first.wrong:
+        return first
+    others = (_Settled(each, versions, account, history, member, arriving) for each in policies[1:])
+    return next((each for each in others if not each.wrong), first)
 
 
 def _history(member: Member, entitlement: str) -> History:
@@ -100,16 +126,22 @@ def _read_otherwise(row: AccountRow, account: Account, versions: tuple[Entitleme
 
 
 class _Settled:
-    """An account beside a run from nothing over the same terms, usage and reversals, up to where the account stands."""
+    """An account beside a run from nothing over the same terms, usage and reversals, up to where the account stands.
+
+    It is run by the policies of `entitlement`; of all `versions` are the lead times of what is next. `wrong` is what
+    does not agree, a sentence each.
+    """
 
     def __init__(
         self,
         entitlement: Entitlement,
+        versions: Sequence[Entitlement],
         account: Account,
         history: History,
         member: Member,
         arriving: Sequence[Parcel],
     ) -> None:
+        self._versions = versions
         self._account = account
         self._history = history
         told = {usage.usage_key for usage in history.usage}
@@ -134,9 +166,9 @@ class _Settled:
             )
         except HistoryNeeded:
             self._lines = None
+        self.wrong = self._find_wrong()
 
-    def wrong(self) -> list[str]:
-        """What does not agree, a sentence each."""
+    def _find_wrong(self) -> list[str]:
         if self._lines is None:
             return ["it cannot be settled again: a grant is missing that a cut names or that units go on to"]
         difference = _line_difference(self._history.lines, self._lines)
@@ -153,17 +185,28 @@ class _Settled:
             warned_at=self._account.warned_at,
             warned_tie=self._account.warned_tie,
             holders=self._account.holders,
-            next_transition_at=_BEGINNING,
             # Where day states are kept may depend on how events were batched.
             stated_until=self._account.stated_until,
             since_state=self._account.since_state,
         )
-        ahead = transitions_due(Book(self.run.entitlement, expected, settled.values()), NEVER)
-        expected = msgspec.structs.replace(expected, next_transition_at=ahead[0].place[0] if ahead else None)
+        expected = msgspec.structs.replace(expected, next_transition_at=self._next_of(expected, settled.values()))
         messages = [] if self._account == expected else [differing_fields(self._account, expected)]
-        holders = wrong_holders(self._account.holders, self.run.holders)
-        messages += [holders] if holders else []
         return messages + self._wrong_grants(settled)
+
+    def _next_of(self, settled: Account, grants: Collection[Grant]) -> datetime | None:
+        """When something is next to happen by itself: as stored where any version's lead times give that.
+
+        An account keeps what the version gave by which it was last looked at; the newest gives what is expected.
+        """
+        by_lead_times: dict[tuple[timedelta, ...], datetime | None] = {}
+        for version in reversed(self._versions):
+            if version.lead_times not in by_lead_times:
+                book = Book(version, settled, grants)
+                book.look_ahead_again()
+                by_lead_times[version.lead_times] = book.next_transition_at
+        given = list(by_lead_times.values())
+        stored = self._account.next_transition_at
+        return stored if stored in given else given[0]
 
     def _wrong_grants(self, settled: dict[UUID, Grant]) -> list[str]:
         messages = []
