@@ -34,6 +34,7 @@ from ledger_worker.domain.requests import (
     Answer,
     Asked,
     AssignSeat,
+    Item,
     SeatAsked,
     SwapSeat,
     UnassignSeat,
@@ -132,6 +133,25 @@ def test_the_answer_carries_the_picture_without_its_holders(life: Told) -> None:
     decision = answer.items[0].decision
     assert decision is not None
     assert (decision.remaining, decision.used, decision.holders) == (2, 1, None)
+
+
+@pytest.mark.parametrize("hold_seconds", [None, 60], ids=["consume", "hold"])
+@pytest.mark.parametrize("up_to", [False, True])
+def test_who_asks_for_units_of_seats_is_not_told_who_holds_them(
+    life: Told, hold_seconds: int | None, *, up_to: bool
+) -> None:
+    """All is refused, or the seats alone: in either answer the picture is there, and nobody's name."""
+    life.take(day(2), "ann", "ben")
+    life.tell(day(2, 1), bought(line("calls"), order="o2"))
+    items = (Item(entitlement="desk", units=1), Item(entitlement="api", units=1))
+    asked = msgspec.structs.replace(consume(1), items=items, up_to=up_to, hold_seconds=hold_seconds)
+
+    answer = life.ask(day(3), asked)
+
+    assert (answer.is_granted, answer.items[0].reason) == (up_to, "wrong_type")
+    decision = answer.items[0].decision
+    assert decision is not None
+    assert (decision.used, decision.holders) == (2, None)
 
 
 def test_a_level_counts_holders_against_the_limit(life: Told) -> None:

@@ -267,7 +267,8 @@ class Covered(msgspec.Struct, frozen=True, kw_only=True):
 class Granted(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one item: units granted, 0 when it was refused, then `reason` says why.
 
-    `decision` is the picture of the entitlement behind it; None for an entitlement that is not in the catalogue.
+    `decision` is the picture of the entitlement behind it, never with the holders of seats; None for an entitlement
+    that is not in the catalogue.
     """
 
     entitlement: str
@@ -424,15 +425,8 @@ def seat_event(asked: SeatAsked, now: datetime) -> Event:
 
 
 def seat_answered(asked: SeatAsked, reason: str | None, shown: EntitlementPicture | None) -> Granted:
-    """What became of what was asked of a seat; the picture behind it is without its holders, who may be thousands."""
-    return Granted(
-        entitlement=asked.entitlement,
-        asked=1,
-        granted=0 if reason else 1,
-        reason=reason,
-        covered=(),
-        decision=None if shown is None else msgspec.structs.replace(shown, holders=None),
-    )
+    """What became of what was asked of a seat."""
+    return _granted(asked.entitlement, 1, 0 if reason else 1, reason, shown)
 
 
 def seat_sentence(asked: SeatAsked, reason: str) -> str:
@@ -499,14 +493,8 @@ def granted_of(
         line = entry.line
         if line.usage_key == usage_key and line.kind in _GIVING:
             covered[line.grant_id] = covered.get(line.grant_id, 0) + line.units
-    return Granted(
-        entitlement=item.entitlement,
-        asked=item.units,
-        granted=units,
-        reason=None,
-        covered=tuple(Covered(grant_id=grant_id, units=of_it) for grant_id, of_it in covered.items()),
-        decision=decision,
-    )
+    parts = tuple(Covered(grant_id=grant_id, units=of_it) for grant_id, of_it in covered.items())
+    return _granted(item.entitlement, item.units, units, None, decision, parts)
 
 
 def held_of(
@@ -522,8 +510,21 @@ def held_of(
 
 def refused_of(item: Item, reason: str | None, decision: EntitlementPicture | None) -> Granted:
     """What became of an item of which nothing is granted."""
+    return _granted(item.entitlement, item.units, 0, reason, decision)
+
+
+def _granted(
+    entitlement: str,
+    asked: int,
+    granted: int,
+    reason: str | None,
+    shown: EntitlementPicture | None,
+    covered: tuple[Covered, ...] = (),
+) -> Granted:
+    """What became of one item, by the picture behind it without the holders that it shows, who may be thousands."""
+    decision = shown if shown is None or shown.holders is None else msgspec.structs.replace(shown, holders=None)
     return Granted(
-        entitlement=item.entitlement, asked=item.units, granted=0, reason=reason, covered=(), decision=decision
+        entitlement=entitlement, asked=asked, granted=granted, reason=reason, covered=covered, decision=decision
     )
 
 
