@@ -14,6 +14,7 @@ from ledger_worker.domain.catalogue import Catalogue, DebtPolicy, Entitlement, E
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.due import transitions_ahead
 from ledger_worker.domain.requests import Item, RequestReason, grantable
+from ledger_worker.domain.seats import seats_of
 from ledger_worker.domain.settlement import Book
 from ledger_worker.reports.words import begins_words, instant_words, units_words
 
@@ -59,7 +60,7 @@ def judged(
         return Verdict(units=asked, reason=None, would_allow=())
     ways: list[str] = []
     if reason in {RequestReason.EXHAUSTED, AccessReason.EXHAUSTED, AccessReason.REVOKED}:
-        ways.append(f"{units_words(units - max(0, decision.remaining or 0), entitlement)} more")
+        ways.append(f"{units_words(units - _left(entitlement, decision), entitlement)} more")
     if reason == AccessReason.IN_DEBT:
         ways.append(f"the {units_words(decision.debt or 0, entitlement)} owed paid by the next grant")
     elif _is_enough_suspended(book, decision, units):
@@ -81,6 +82,13 @@ def _reason(entitlement: Entitlement, decision: EntitlementPicture, units: int, 
     return None if granted else reason
 
 
+def _left(entitlement: Entitlement, decision: EntitlementPicture) -> int:
+    """How many units are left of what is in force; below zero where more hold a seat than there are."""
+    if entitlement.type is EntitlementType.SEATS:
+        return (decision.limit or 0) - (decision.used or 0)
+    return max(0, decision.remaining or 0)
+
+
 def _is_enough_suspended(book: Book, decision: EntitlementPicture, units: int) -> bool:
     """Whether the units could be had if no active grant were suspended."""
     suspended = [grant for grant in book.active if book.open_causes(grant) and not grant.is_empty_child]
@@ -91,7 +99,10 @@ def _is_enough_suspended(book: Book, decision: EntitlementPicture, units: int) -
         return True
     if entitlement.limit is LimitPolicy.SOFT and any(grant.granted > grant.revoked for grant in suspended):
         return True
-    return sum(grant.available for grant in suspended) + max(0, decision.remaining or 0) >= units
+    if entitlement.type is EntitlementType.SEATS:
+        seats = seats_of(book)
+        return seats is None or seats - len(book.holders) >= units
+    return sum(grant.available for grant in suspended) + _left(entitlement, decision) >= units
 
 
 def _lifted(book: Book) -> str:
