@@ -3,11 +3,14 @@
 Everything is asked on the sixth at the earliest, so that what is told `late` lies before it.
 """
 
+from datetime import datetime
+
 import pytest
 
 from ledger_worker.domain.catalogue import DebtPolicy, LimitPolicy, OnChange, RefundPolicy, ReturnAfterEnd
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.holds import HOLDS_MAX
+from ledger_worker.domain.ledger import Origin
 from ledger_worker.domain.requests import HOLD_SECONDS_MAX, Asked, Item, Request, judge
 from tests.domain.agreement import assert_all
 from tests.domain.checked import Told
@@ -319,6 +322,77 @@ def test_what_was_confirmed_and_reversed_after_the_end_is_granted_once_more() ->
     assert_all(life.world)
 
     assert life.units(day(16)) == (4, 0, 0, 0)
+
+
+@pytest.fixture
+def ended() -> Told:
+    """Of a pack of ten days 8 are held on day 6, the pack ends on day 11, and 6 of them are confirmed on day 13."""
+    allowance = gives(10, lasts="P10D", return_after_end=ReturnAfterEnd.REGRANT)
+    sold = Told(catalogue(quota(), offer("pack", allowance)))
+    sold.tell(day(1), bought())
+    sold.ask(day(6), hold(8))
+    sold.ask(day(13), confirm(6))
+    return sold
+
+
+def reverse(life: Told, at: datetime, *, now: datetime, units: int = 4) -> None:
+    fact = usage_reversed("api@h", units, reversal=f"v{at}")
+    life.world.tell((told(f"v{at}", at, fact, source="request/shop"), now))
+    assert_all(life.world)
+
+
+def again(life: Told) -> list[tuple[datetime, datetime | None, int]]:
+    """From when to when what was granted once more, and how many units."""
+    grants = life.world.customers["ada"].grants.values()
+    return [
+        (grant.terms.effective_at, grant.terms.expires_at, grant.granted)
+        for grant in grants
+        if grant.terms.origin is Origin.REGRANT
+    ]
+
+
+def test_what_was_confirmed_after_the_end_is_granted_once_more_where_it_is_reversed(ended: Told) -> None:
+    """Two that were released then expire, as the two that nobody had held did on day 11."""
+    reverse(ended, day(15), now=day(15))
+
+    assert again(ended) == [(day(15), day(25), 4)]
+    assert ended.units(day(16)) == (4, 0, 0, 0)
+    (first,) = [one for one in ended.world.customers["ada"].grants.values() if one.terms.origin is None]
+    assert (first.used, first.moved, first.expired) == (2, 4, 4)
+
+
+def test_what_was_reversed_between_the_end_and_its_confirmation_is_granted_once_more_from_there(ended: Told) -> None:
+    reverse(ended, day(12), now=day(15))
+
+    assert again(ended) == [(day(13), day(23), 4)]
+
+
+def test_what_was_reversed_before_the_end_and_confirmed_after_it_is_gone(ended: Told) -> None:
+    reverse(ended, day(10), now=day(15))
+
+    assert again(ended) == []
+    assert ended.units(day(16)) == (0, 0, 0, 0)
+
+
+def test_two_reversals_of_what_was_confirmed_after_the_end_give_each_its_own(ended: Told) -> None:
+    reverse(ended, day(17), now=day(17), units=1)
+    reverse(ended, day(15), now=day(18), units=3)
+
+    assert sorted(again(ended)) == [(day(15), day(25), 3), (day(17), day(27), 1)]
+
+
+def test_what_came_back_by_the_end_is_granted_once_more_only_once() -> None:
+    """A hold that outlasts the end of the grant brings nothing back that usage reversed after it had brought back."""
+    allowance = gives(10, lasts="P10D", return_after_end=ReturnAfterEnd.REGRANT)
+    life = Told(catalogue(quota(), offer("pack", allowance)))
+    life.tell(day(1), bought())
+    life.ask(day(6), hold(7))
+    life.tell(day(7), used(3))
+    life.world.tell((told("v", day(15), usage_reversed("e2", 3)), day(15)))
+    life.ask(day(16), release())
+
+    assert [units for _, _, units in again(life)] == [3]
+    assert life.units(day(16, 1)) == (3, 0, 0, 0)
 
 
 def test_on_a_soft_limit_more_is_held_than_there_is_and_is_overage_when_confirmed() -> None:

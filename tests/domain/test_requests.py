@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from ledger_worker.domain.catalogue import EntitlementType, LimitPolicy
-from ledger_worker.domain.events import HoldFact
+from ledger_worker.domain.events import Event, HoldFact, UsageReversed
 from ledger_worker.domain.owners import goes_on_as
-from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request, request_hash
+from ledger_worker.domain.requests import Answer, Asked, Confirm, Item, Release, Request, RequestId, request_hash
 from tests.domain.agreement import assert_all, kept_events
 from tests.domain.campaign import hold as hold_for_all
 from tests.domain.driver import Life, World
@@ -24,8 +24,8 @@ from tests.domain.test_histories import comes_to
 
 LIVED = 200
 CAMPAIGN, PARTS = 20_000, 2
-HOLDS, ENDS, OFTEN = 0.5, 0.3, 0.8
-"""How many of those who ask want to hold units, how often a hold is ended instead of something asked for."""
+HOLDS, ENDS, REVERSED, OFTEN = 0.5, 0.3, 0.2, 0.8
+"""How many of those who ask want to hold units, how often a hold is ended instead, and something then reversed."""
 LASTING = tuple(int(ticks * TICK.total_seconds()) + 7 for ticks in (0.05, 0.5, 1, 3, 7))
 """For how long, in seconds: never up to an instant at which something is asked."""
 WIDE = timedelta(days=365)
@@ -63,7 +63,7 @@ def test_twenty_thousand_lives_with_requests_hold_every_claim(part: int) -> None
 
 
 def test_random_lives_have_every_kind_of_answer() -> None:
-    worlds = [lived(2 * (850_000 + number))[0] for number in range(80)]
+    worlds = [lived(2 * (850_000 + number))[0] for number in range(120)]
     answers = [answer for world in worlds for answer in world.answers.values()]
 
     reasons = {answer.reason for answer in answers}
@@ -117,7 +117,32 @@ def lived(number: int) -> tuple[World, list[Answer]]:
             else:
                 answers.append(ask(world, chance, key, now))
             assert_all(world)
+            if any(one.items for one in world.answers.values()) and chance.random() < REVERSED:
+                world.tell((reversal(world, chance, key, now), now))
+                assert_all(world)
     return world, answers
+
+
+def reversal(world: World, chance: Random, event_id: str, now: datetime) -> Event:
+    """Some or all of what a request used, or may yet use by a hold, was not: told at `now`, of then or of before."""
+    answered = sorted((one for one in world.answers.values() if one.items), key=attrgetter("key"))
+    chosen = chance.choice([*answered, *answered[-3:]])
+    entitlement = chance.choice([item.entitlement for item in chosen.items])
+    named = RequestId(caller=chosen.caller, key=chosen.hold or chosen.key, entitlement=entitlement)
+    return Event(
+        event_source="meter",
+        event_id=event_id,
+        customer_id=chosen.customer_id,
+        # What is granted once more from there ends at no instant at which something is asked.
+        occurred_at=now - chance.choice((0, 0, 0, 0.5, 2)) * TICK - 13 * MICROSECOND,
+        fact=UsageReversed(
+            entitlement=entitlement,
+            reversal_id=f"of {named.event_id} {chance.randint(1, 3)}",
+            usage_event_id=named.event_id,
+            usage_event_source=named.event_source,
+            units=chance.choice((None, None, 1, 2)),
+        ),
+    )
 
 
 def end(world: World, chance: Random, key: str, now: datetime) -> Answer:
@@ -141,7 +166,10 @@ def end(world: World, chance: Random, key: str, now: datetime) -> Answer:
         assert held.expires_at is not None
         assert answer.recorded_at < held.expires_at
         assert {item.entitlement: item.granted for item in answer.items} == {name: asked.get(name, 0) for name in given}
-        assert all(item.granted == sum(one.units for one in item.covered) for item in answer.items)
+        for item in answer.items:
+            # What was reversed before it was confirmed is covered by nothing.
+            lacking = item.granted - sum(one.units for one in item.covered)
+            assert lacking == 0 or (lacking > 0 and is_reversed(world, f"{item.entitlement}@{held.key}"))
         assert world.ask(msgspec.structs.replace(request, key=f"{key}-again"), now).reason in {
             "hold_ended",
             "hold_expired",
@@ -155,6 +183,12 @@ def end(world: World, chance: Random, key: str, now: datetime) -> Answer:
         if answer.reason == "more_than_held":
             assert any(units > given.get(name, 0) for name, units in asked.items())
     return answer
+
+
+def is_reversed(world: World, usage: str) -> bool:
+    """Whether something of what is recorded under that event id was reversed."""
+    facts = [one.event.fact for one in world.inbox.values()]
+    return any(isinstance(fact, UsageReversed) and fact.usage_event_id == usage for fact in facts)
 
 
 def ask(world: World, chance: Random, key: str, now: datetime) -> Answer:

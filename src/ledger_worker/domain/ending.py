@@ -5,7 +5,6 @@ their offer says so, a run makes a child of what came back and was not needed. S
 that no source names.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -28,30 +27,28 @@ def end_grant(counted: Counted, grant: BookedGrant, at: datetime) -> list[Line]:
     if not grant.is_empty_child:
         counted.last_end = at
         counted.overage_since.begin(at, counted.starts(), counted.last_end)
-    again = _grant_again if grant.returned else None
-    return _over(counted, grant, at, again)
+    return _over(counted, grant, at)
 
 
 def come_back(counted: Counted, grant: BookedGrant, at: datetime) -> list[Line]:
     """Units that are available again go to cuts that found them held; those of an ended grant where others went."""
     lines = take_claimed(counted, grant, at) if counted.claims else []
-    if grant.phase in {Phase.ENDED, Phase.ENDING} and grant.available:
+    if grant.phase in {Phase.ENDED, Phase.ENDING}:
         lines += _over(counted, grant, at)
     return lines
 
 
-def _over(
-    counted: Counted,
-    grant: BookedGrant,
-    at: datetime,
-    again: Callable[[Counted, BookedGrant, datetime], list[Line]] | None = None,
-) -> list[Line]:
-    """What is available of a grant that has ended goes where its remainder went."""
+def _over(counted: Counted, grant: BookedGrant, at: datetime) -> list[Line]:
+    """What is available of a grant that ends at `at`, or ended before, rolls over, moves, is granted again, or expires.
+
+    What reversals gave back is looked at once: later only what comes back then.
+    """
     lines: list[Line] = []
     if grant.available and grant.terms.rolls_into is not None:
         lines += _go_on(counted, grant, at)
-    if grant.available and again is not None:
-        lines += again(counted, grant, at)
+    if grant.available and grant.returned:
+        lines += _grant_again(counted, grant, at)
+    grant.returned = None
     if grant.available:
         lines.append(counted.move(Kind.EXPIRE, at, grant, grant.available))
     return lines
@@ -84,19 +81,25 @@ def _hand_on(counted: Counted, grant: BookedGrant, child: BookedGrant, units: in
 
 
 def _grant_again(counted: Counted, grant: BookedGrant, at: datetime) -> list[Line]:
-    """Units that came back by reversals told at or after the end are granted once more from there."""
+    """Units that have come back by `at`, by reversals at or after the end, are granted once more.
+
+    From where the reversal stands; or from `at` on, where they were confirmed only then and reversed before.
+    """
     lines: list[Line] = []
     terms = grant.terms
+    if terms.expires_at is None:
+        return lines
     for reversal, returned in sorted(grant.returned or (), key=_by_reversal):
         units = min(returned, grant.available)
-        if not units or reversal.at < at:
+        if not units or reversal.at < terms.expires_at:
             continue
+        begins_at = max(reversal.at, at)
         child_terms = msgspec.structs.replace(
             terms,
             grant_id=child_id(terms.grant_id, Origin.REGRANT, reversal.reversal_id),
             amount=0,
-            effective_at=reversal.at,
-            expires_at=reversal.at + (at - terms.effective_at),
+            effective_at=begins_at,
+            expires_at=begins_at + (terms.expires_at - terms.effective_at),
             period_end=None,
             cuts=(),
             suspensions=(),

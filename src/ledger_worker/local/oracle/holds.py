@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ledger_worker.domain.catalogue import OveragePolicy, ReturnAfterEnd
+from ledger_worker.domain.catalogue import OveragePolicy
 from ledger_worker.domain.events import Event, HoldConfirmed, HoldReleased, HoldTaken
 from ledger_worker.local.oracle.terms import TakenBack
 
@@ -102,24 +102,16 @@ class Holds:
         if self.walk.entitlement.overage is OveragePolicy.CARRY:
             self.walk.owe(used[len(reserved) :], ending.at, self.walk.HOLD_ENDS)
         for place, reversal in came_back:
-            self.may_be_granted_again(place, reversal)
+            if place.unit is not None:
+                self.walk.may_be_granted_again(place.grant, reversal)
         back = [(place.grant, place.unit) for place in reserved[units:] if place.unit is not None]
         for grant, unit in back:
             grant.held.remove(unit)
             grant.free.append(unit)
         for grant in dict.fromkeys(grant for grant, _ in back):
-            self.come_back(grant)
+            self.come_back(grant, ending.at)
 
-    @staticmethod
-    def may_be_granted_again(place: Reserved, reversal: "Reversal") -> None:
-        """Reversal of usage: what was confirmed and reversed is granted once more where other usage would be."""
-        allowance, end = place.grant.made.allowance, place.grant.terms.end
-        is_regranted = allowance is not None and allowance.return_after_end is ReturnAfterEnd.REGRANT
-        if place.unit is None or place.grant.has_ended or not is_regranted or end is None or reversal.at < end:
-            return
-        place.grant.came_back.append(reversal)
-
-    def come_back(self, grant: "Held") -> None:
+    def come_back(self, grant: "Held", at: datetime) -> None:
         """Holds: what comes back goes to cuts that found it held, then where an ended grant's remainder went."""
         for cut in self.cuts:
             if any(one is grant for one in cut.grant.lineage()):
@@ -130,7 +122,8 @@ class Holds:
         if grant.has_ended:
             self.walk.follow(grant)
             for child in self.walk.pass_on(grant):
-                self.come_back(child)
+                self.come_back(child, at)
+            self.walk.grant_again(grant, at)
             grant.expired += grant.free
             grant.free.clear()
 

@@ -382,13 +382,17 @@ class Walk:
         if grant.counts and terms.end is not None:
             self.ended_last[terms.holder] = terms.end
         self.pass_on(grant)
-        # Of what came back and was used again all the same, the first reversals still get theirs.
+        self.grant_again(grant, terms.end or self.until)
+        grant.expired += grant.free
+        grant.free.clear()
+
+    def grant_again(self, grant: Held, at: datetime) -> None:
+        """Reversal of usage: of what has come back by `at` and is there, the first reversals get theirs."""
         first = sorted(grant.came_back, key=lambda one: (one.at, one.tie))
         for reversal in first[: len(grant.free)]:
             grant.moved.append(grant.free.pop())
-            self.granted_again(grant, reversal).free.append(Unit())
-        grant.expired += grant.free
-        grant.free.clear()
+            self.granted_again(grant, reversal, at).free.append(Unit())
+        grant.came_back.clear()
 
     def follow(self, grant: Held) -> None:
         """Transfer: what comes back to the giver later is the receiver's since the transfer."""
@@ -422,16 +426,17 @@ class Walk:
             == (child.source, child.line, child.allowance, child.period_start)
         )
 
-    def granted_again(self, grant: Held, reversal: Reversal) -> Held:
-        """Reversal of usage: a child from where the reversal stands, as long as the parent was."""
+    def granted_again(self, grant: Held, reversal: Reversal, at: datetime) -> Held:
+        """Reversal of usage: a child from where the reversal stands, but not before `at`; as long as the parent was."""
         terms = grant.terms
         name = self.name.child(terms.name, "regrant", reversal.reversal_id)
         if name not in self.grants and terms.end is not None:
+            start = max(reversal.at, at)
             child = terms._replace(
                 name=name,
                 units=0,
-                start=reversal.at,
-                end=reversal.at + (terms.end - terms.start),
+                start=start,
+                end=start + (terms.end - terms.start),
                 parent=terms.name,
                 origin="regrant",
                 taken_back=(),
@@ -508,11 +513,16 @@ class Walk:
         grant.used.pop()  # what was covered last goes back first
         if unit is None:
             return
+        self.may_be_granted_again(grant, reversal)
+        grant.free.append(unit)
+
+    @staticmethod
+    def may_be_granted_again(grant: Held, reversal: Reversal) -> None:
+        """Reversal of usage: a unit of the grant comes back, which is granted once more if it is then not needed."""
         allowance, end = grant.made.allowance, grant.terms.end
         is_regranted = allowance is not None and allowance.return_after_end is ReturnAfterEnd.REGRANT
         if is_regranted and end is not None and reversal.at >= end:
             grant.came_back.append(reversal)
-        grant.free.append(unit)
 
     def owe(self, units: Sequence[UsedUnit], at: datetime, phase: int) -> None:
         """These are owed from now on, in this order."""
