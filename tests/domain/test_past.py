@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ledger_worker.domain.access import picture
-from ledger_worker.domain.catalogue import Apply, Catalogue, LateUsage
+from ledger_worker.domain.catalogue import Apply, Catalogue, LateUsage, OnShrink
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.events import TransitionsDue
 from ledger_worker.domain.past import KnownEvent, books_at
@@ -22,7 +22,20 @@ from tests.domain.campaign import hold
 from tests.domain.driver import SETTLEMENT_WINDOW, World
 from tests.domain.histories import History, world_of
 from tests.domain.known import any_instants, expected_at, nothing_of, with_late_usage
-from tests.domain.telling import bought, catalogue, day, gives, merged, offer, quota, told
+from tests.domain.telling import (
+    bought,
+    catalogue,
+    day,
+    gives,
+    line,
+    merged,
+    offer,
+    quota,
+    refunded,
+    seat,
+    told,
+)
+from tests.domain.telling import seats as seats_of
 
 WORLDS, ASKED = 120, 6
 """How many worlds are lived, and how many pairs of instants are asked of each."""
@@ -140,3 +153,29 @@ def test_a_source_stands_by_the_catalogue_it_was_folded_with_last_a_merge_includ
 
     assert (shown.limit, shown.remaining) == (limit, limit)
     assert shown == world.picture_of("bob", "api", day(9))
+
+
+@pytest.mark.parametrize(("ends", "holders"), [(None, "a b c d"), (10, "a")], ids=["nothing ends", "seats end"])
+def test_a_policy_published_later_takes_seats_only_where_something_has_fallen_due_since(
+    ends: int | None, holders: str
+) -> None:
+    """Four hold the one seat that a refund left, and keep it, until something ends that nobody has booked."""
+    keeps = catalogue(
+        seats_of(),
+        offer("pack", gives(1, "desk", lasts="forever")),
+        offer("short", gives(1, "desk", lasts=f"P{(ends or 100) - 1}D")),
+    )
+    world = World(keeps)
+    world.tell((told("four", day(1), bought(line(quantity=4))), day(1)))
+    world.tell((told("short", day(1), bought(line("short"), order="o2")), day(1, 1)))
+    for name in "abcd":
+        assert world.ask(seat(name, name), day(2)).is_granted
+    world.tell((told("three", day(3), refunded(quantity=3 if ends else 4)), day(3)))
+    world.catalogue = msgspec.structs.replace(
+        keeps, version=2, entitlements={"desk": seats_of(on_shrink=OnShrink.REVOKE_NEWEST)}
+    )
+
+    shown = pictures_of(known_of(world), world.catalogue, day(12))["ada", "desk"]
+
+    assert (shown.limit, " ".join(shown.holders or ())) == (1, holders)
+    assert shown == world.picture_of("ada", "desk", day(12))

@@ -6,8 +6,8 @@ what fell due by then has happened, whoever booked it and when, and what happene
 instants is known all the same where it says what will be, or shapes what was: an end, a refund that is dated ahead, a
 transfer. That is what a ledger would say that was told the same and nothing else, and asked at that instant.
 
-Who holds a seat are decisions: those that were recorded by the instant asked for. What fell due by then and nobody has
-booked took seats all the same.
+Who holds a seat are decisions: those that were recorded by the instant asked for. What fell due by then, behind the
+last event of the customer, is booked by nobody: that took seats all the same.
 
 Customers who are tied are settled together, because units, overage and debt go from one to the other. A run is made
 again where what came from others is not what it was made with; each such round goes on to a later instant, so it ends
@@ -39,7 +39,7 @@ from ledger_worker.domain.holds import HoldsTold, pieces
 from ledger_worker.domain.ledger import Account, GrantTerms, Hold, Line, Phase, Reversal, UsageFact
 from ledger_worker.domain.owners import Held, Merge, goes_on_as, same_persons
 from ledger_worker.domain.parcels import Parcel, left_by
-from ledger_worker.domain.places import all_of
+from ledger_worker.domain.places import all_of, places_of
 from ledger_worker.domain.seats import HoldersTold, evicted
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.sources import SourceState, recorded, refold
@@ -85,7 +85,7 @@ def books_at(known: Sequence[KnownEvent], catalogue: Catalogue, at: datetime) ->
     for key, facts in told.sources.items():
         for held in _given(key, facts, told.folds, catalogue, merges):
             told.account(held.customer_id, held.terms.entitlement).terms.append(held.terms)
-    seats = _Seats(known, at)
+    seats = _Seats(known, merges, at)
     for customer_id, entitlement in seats.accounts:
         told.account(customer_id, entitlement)
     by_entitlement: dict[str, dict[str, _Account]] = defaultdict(dict)
@@ -159,11 +159,14 @@ class _Told:
 class _Seats:
     """Who held seats at `at`, by what was decided until then; `accounts` are those, by customer and entitlement."""
 
-    def __init__(self, known: Iterable[KnownEvent], at: datetime) -> None:
+    def __init__(self, known: Sequence[KnownEvent], merges: Mapping[str, Merge], at: datetime) -> None:
         self._at = at
         self._told: dict[str, HoldersTold] = defaultdict(HoldersTold)
         self._evicted_later: set[tuple[str, str]] = set()
+        self._booked_until: dict[str, datetime] = {}
         self.accounts: list[tuple[str, str]] = []
+        for one in sorted(known, key=_recorded_at):
+            self._booked_until[goes_on_as(one.event.customer_id, merges)] = one.recorded_at
         in_order = sorted((one for one in known if one.counted_at is not None), key=_recorded_at)
         merged: list[tuple[str, str]] = []
         for one in in_order:
@@ -190,8 +193,17 @@ class _Seats:
         entitlement = book.entitlement.key
         if entitlement in self._told:
             book.holders = self._told[entitlement].of(book.customer_id)
-            if (book.customer_id, entitlement) not in self._evicted_later:
+            if (book.customer_id, entitlement) not in self._evicted_later and self._has_fallen_due(book):
                 book.holders = book.holders[: len(book.holders) - len(evicted(book, self._at))]
+
+    def _has_fallen_due(self, book: Book) -> bool:
+        """Whether something happened to the seats by `at` that no event of the customer found due and booked."""
+        booked_until = self._booked_until.get(book.customer_id)
+        return any(
+            grant.phase is not Phase.VOID and place[0] <= self._at and (booked_until is None or place[0] > booked_until)
+            for grant in book.grants.values()
+            for place in places_of(grant.terms)
+        )
 
 
 def _given(

@@ -1,6 +1,6 @@
 """Who holds a seat, by "Seats" of `docs/reference/rules.md`: every decision, in the order in which it was recorded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ledger_worker.domain.events import (
@@ -11,12 +11,17 @@ from ledger_worker.domain.events import (
     SeatSwapped,
     SeatUnassigned,
 )
-from ledger_worker.local.oracle.terms import Terms
+from ledger_worker.local.oracle.terms import Given, Terms
 
 Recorded = Mapping[tuple[str, str, str], datetime]
 """When an event was recorded, by (customer, event source, event id)."""
 
 SEAT_FACTS = (SeatAssigned, SeatUnassigned, SeatSwapped, SeatsRevoked)
+
+
+def recorded_at(event: Event, recorded: Recorded) -> datetime:
+    """When it was recorded; one that is not in `recorded` was recorded as it occurred."""
+    return recorded.get((event.customer_id, event.event_source, event.event_id), event.occurred_at)
 
 
 def holders_of(
@@ -25,8 +30,8 @@ def holders_of(
     """Of each customer the names, in the order of taking: a list of seats, each with its name and since when."""
 
     def when(one: Event) -> datetime:
-        """Its instant in the order of recording; one that is not in `recorded` was recorded as it occurred."""
-        return recorded.get((one.customer_id, one.event_source, one.event_id), one.occurred_at)
+        """Its instant in the order of recording."""
+        return recorded_at(one, recorded)
 
     seats: dict[str, list[tuple[datetime, str]]] = {}
     went_on_as: dict[str, str] = {}
@@ -73,3 +78,21 @@ def evicted_later(entitlement: str, events: Sequence[Event], until: datetime) ->
         for event in events
         if isinstance(event.fact, SeatsRevoked) and event.fact.entitlement == entitlement and event.occurred_at > until
     }
+
+
+def booked_until(events: Sequence[Event], terms: Terms, recorded: Recorded) -> dict[str, datetime]:
+    """The past: when something was recorded last of each person. What was due by then was booked before it."""
+    last: dict[str, datetime] = {}
+    for event in events:
+        whose, at = terms.aliases.of(event.customer_id), recorded_at(event, recorded)
+        last[whose] = max(at, last.get(whose, at))
+    return last
+
+
+def is_due(grants: Iterable[Given], booked: datetime | None, until: datetime) -> bool:
+    """The past: whether something of these grants fell due by `until` and was not booked."""
+    turns: list[datetime | None] = []
+    for grant in grants:
+        turns += [grant.start, grant.end, *(cut.at for cut in grant.taken_back)]
+        turns += [turn for one in grant.suspensions for turn in (one.starts, one.ends)]
+    return any(turn is not None and turn <= until and (booked is None or turn > booked) for turn in turns)

@@ -35,7 +35,7 @@ from ledger_worker.domain.events import (
     UsageReversed,
 )
 from ledger_worker.local.oracle.holds import Holds
-from ledger_worker.local.oracle.seats import evicted_later, holders_of
+from ledger_worker.local.oracle.seats import booked_until, evicted_later, holders_of, is_due
 from ledger_worker.local.oracle.settings import value_at
 from ledger_worker.local.oracle.terms import Given, Made, NameOfGrant, TakenBack, Terms, terms_of
 
@@ -217,8 +217,10 @@ def outcomes(
     for key, entitlement in catalogue.entitlements.items():
         walk = walked(entitlement, terms, name, at, once, telling)
         if entitlement.type is EntitlementType.SEATS:
-            walk.holders = holders_of(key, once, terms, telling.recorded if telling else {}, at)
+            recorded = telling.recorded if telling else {}
+            walk.holders = holders_of(key, once, terms, recorded, at)
             walk.evicted_later = evicted_later(key, once, at)
+            walk.booked_until = booked_until(once, terms, recorded)
         found.update({(customer, key): walk.outcome(customer) for customer in customers})
     return found
 
@@ -268,6 +270,7 @@ class Walk:
         self.holds = Holds(self)
         self.holders: dict[str, list[str]] = {}
         self.evicted_later: set[str] = set()
+        self.booked_until: dict[str, datetime] = {}
         self.ended_last: dict[str, datetime] = {}
         self.happenings: list[tuple[datetime, int, tuple[str | int, ...], int, Callable[[], None]]] = []
         own = [one for one in terms.made if one.grant.entitlement == entitlement.key]
@@ -627,6 +630,7 @@ class Walk:
             seats = [unit for one in active for unit in one.free]
             is_endless = any(one.terms.units is None for one in active)
             evicts = self.entitlement.on_shrink is OnShrink.REVOKE_NEWEST and customer not in self.evicted_later
+            evicts = evicts and is_due([one.terms for one in own], self.booked_until.get(customer), self.until)
             if evicts and not is_endless:
                 # Where nobody has booked it yet, the newest have lost their seats all the same.
                 holders = holders[: len(seats)]
