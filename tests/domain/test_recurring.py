@@ -9,13 +9,14 @@ import pytest
 
 from ledger_worker.domain.catalogue import Catalogue, Offer
 from ledger_worker.domain.decide import DUE_MAX
-from ledger_worker.domain.events import TransitionsDue
+from ledger_worker.domain.events import ITEMS_MAX, PurchaseLine, TransitionsDue
 from ledger_worker.domain.ledger import Grant, Phase
-from ledger_worker.domain.occurrences import Recurrence, is_time_zone, occurrences
+from ledger_worker.domain.occurrences import OCCURRENCES_MAX, Recurrence, is_time_zone, occurrences
+from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.recurring import next_of
 from ledger_worker.domain.sources import terms
 from ledger_worker.local.oracle.calendars import begins
-from tests.domain.agreement import assert_all
+from tests.domain.agreement import assert_all, assert_as_the_oracle_says
 from tests.domain.driver import Life
 from tests.domain.telling import (
     bought,
@@ -218,3 +219,99 @@ def test_a_purchase_told_late_gives_all_that_it_should_have_given_by_then() -> N
 
     assert [grant.phase for grant in in_order(life)] == [Phase.ENDED] * 19 + [Phase.ACTIVE, Phase.PENDING]
     assert_all(life)
+
+
+# -- how many
+
+
+def lines(count: int, *, first: int = 0) -> tuple[PurchaseLine, ...]:
+    return tuple(line(line_id=f"l{number}") for number in range(first, count))
+
+
+@pytest.mark.parametrize(("of_order", "of_each"), [(1, 5_000), (3, 1_666), (ITEMS_MAX, 10)])
+def test_all_lines_of_one_order_have_five_thousand_occurrences_together(of_order: int, of_each: int) -> None:
+    life = Life(DAILY)
+    life.tell((told("p", day(1), bought(*lines(of_order))), day(1)))
+    (state,) = life.sources.values()
+
+    given = terms(state, "order/o1", DAILY, {}, day(12_000))
+
+    assert len(given) == of_order * of_each <= OCCURRENCES_MAX
+    assert max(held.terms.effective_at for held in given) == day(of_each)
+
+
+def test_a_purchase_dated_fifty_years_back_gives_five_thousand_grants_at_most() -> None:
+    life = Life(DAILY)
+
+    life.tell((told("p", day(1), bought(*lines(ITEMS_MAX))), day(50 * 365)))
+
+    assert len(life.grants) == OCCURRENCES_MAX
+    assert life.accounts["api"].next_transition_at is None
+
+
+def test_whoever_begins_the_last_of_its_share_makes_none_after_it() -> None:
+    life = Life(DAILY)
+    life.tell((told("p", day(1), bought(*lines(ITEMS_MAX))), day(1)))
+    (state,) = life.sources.values()
+    of_line = [held.terms for held in terms(state, "order/o1", DAILY, {}, day(8)) if held.terms.line_id == "l0"]
+
+    last = next_of(max(of_line, key=lambda one: one.effective_at))
+
+    assert last is not None
+    assert (last.effective_at, next_of(last)) == (day(10), None)
+
+
+def test_allowances_that_do_not_recur_share_nothing() -> None:
+    offered = catalogue(quota(), offer("pack", gives(10, key="a", every="P1D"), gives(1, key="b", lasts="forever")))
+    life = bought_at(offered, day(1))
+    (state,) = life.sources.values()
+
+    given = terms(state, "order/o1", offered, {}, day(12_000))
+
+    assert len(given) == OCCURRENCES_MAX + 1
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_lines_told_later_leave_less_to_those_before_them(is_late: bool) -> None:  # noqa: FBT001 - which one is told last
+    life = Life(DAILY)
+    one, rest = told("p", day(1), bought(*lines(1))), told("q", day(1), bought(*lines(ITEMS_MAX, first=1)))
+    first, last = (one, rest) if is_late else (rest, one)
+    life.tell((first, day(40)))
+
+    life.tell((last, day(40)))
+
+    there = [grant.terms for grant in life.grants.values() if grant.phase is not Phase.VOID]
+    assert len(there) == OCCURRENCES_MAX
+    assert len([grant for grant in there if grant.line_id == "l0"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("every", "count", "outcome"),
+    [
+        ("P1D", 1, Outcome.APPLIED),
+        ("P1D", 2, Outcome.RECURS_LESS),
+        ("P1M", 41, Outcome.APPLIED),
+        ("P1M", 42, Outcome.RECURS_LESS),
+        ("P1Y", 400, Outcome.APPLIED),
+    ],
+)
+def test_what_ends_within_ten_years_because_so_much_recurs_is_told(every: str, count: int, outcome: Outcome) -> None:
+    life = Life(catalogue(quota(), offer("pack", gives(10, every=every))))
+
+    assert life.outcome_of(told("p", day(1), bought(*lines(count))), day(1)) == outcome
+
+
+def test_what_ends_by_its_own_number_is_no_less() -> None:
+    life = Life(catalogue(quota(), offer("pack", gives(10, every="P1D", times=10))))
+
+    assert life.outcome_of(told("p", day(1), bought(*lines(ITEMS_MAX))), day(1)) == Outcome.APPLIED
+
+
+def test_the_oracle_gives_as_many() -> None:
+    life = Life(DAILY)
+    life.tell((told("p", day(1), bought(*lines(100))), day(60)))
+
+    life.tell((told("r", day(30), refunded(line_id="l3", quantity=1)), day(61)))
+
+    assert len(life.grants) == OCCURRENCES_MAX
+    assert_as_the_oracle_says(life, day(61))

@@ -1,5 +1,6 @@
 """How a grant begins: it burns from now on, makes the occurrence after it, and pays what is owed."""
 
+from bisect import insort
 from datetime import datetime
 
 import msgspec
@@ -16,8 +17,7 @@ def begin_grant(counted: Counted, grant: BookedGrant, at: datetime) -> list[Line
     """The grant is active; a recurring one has the grant after it made. Returns the lines of that one's units."""
     grant.phase = Phase.ACTIVE
     grant.order = precedence(grant.terms)
-    counted.active.append(grant)
-    counted.active.sort(key=burning_order)
+    insort(counted.active, grant, key=burning_order)
     counted.touched.add(grant.terms.grant_id)
     if not grant.is_empty_child:
         counted.overage_since.begin(at, counted.starts(), counted.last_end)

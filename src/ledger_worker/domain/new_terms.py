@@ -3,6 +3,7 @@
 `before` and `after` hold only grants whose terms differ; a grant missing in `after` is undone.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from uuid import UUID
 
@@ -27,7 +28,8 @@ def first_touched(
         old, new = before.get(grant_id), after.get(grant_id)
         if new is not None and uncovers(counted, new):
             return NOWHERE
-        touched += [first_difference(old, new), *_changes_of_order(counted, grant_id, before, after)]
+        touched.append(first_difference(old, new))
+    touched += _changes_of_order(counted, before, after)
     first = min(touched, default=counted.place)
     return first if touched and first <= counted.place else None
 
@@ -80,23 +82,33 @@ def put_terms(
 
 
 def _changes_of_order(
-    counted: Counted, grant_id: UUID, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]
+    counted: Counted, before: Mapping[UUID, GrantTerms], after: Mapping[UUID, GrantTerms]
 ) -> list[Place]:
-    """Where a grant, begun before and after, begins to burn before or after another one as it did not before."""
-    if grant_id not in before or grant_id not in after:
+    """Where grants that begin before and after begin to burn before or after others as they did not before.
+
+    For each of them the first of these places. One that moves in the order passes those that stand between where it was
+    and where it will be, and no others: they are found in the order, not by asking everyone.
+    """
+    moved = [
+        (was, will, before[grant_id].effective_at, grant_id)
+        for grant_id in before.keys() & after.keys()
+        if (was := precedence(before[grant_id])) != (will := precedence(after[grant_id]))
+    ]
+    if not moved:
         return []
-    old = before[grant_id]
-    was, will = precedence(old), precedence(after[grant_id])
-    if was == will:
-        return []
+    moving = {grant_id for *_, grant_id in moved}
+    staying = sorted(
+        (precedence(before.get(grant_id, grant.terms)), grant.terms.effective_at)
+        for grant_id, grant in counted.grants.items()
+        if grant_id not in moving and grant.phase is not Phase.VOID
+    )
+    order, begins = [one for one, _ in staying], [at for _, at in staying]
     places = []
-    for other_id, other in counted.grants.items():
-        if other_id == grant_id or other.phase is Phase.VOID:
-            continue
-        other_was = precedence(before.get(other_id, other.terms))
-        other_will = precedence(after.get(other_id, other.terms))
-        if (was < other_was) != (will < other_will):
-            places.append((max(old.effective_at, other.terms.effective_at), BEGIN))
+    for was, will, begin, _ in moved:
+        passed = begins[bisect_left(order, min(was, will)) : bisect_left(order, max(was, will))]
+        passed += [at for other_was, other_will, at, _ in moved if (was < other_was) != (will < other_will)]
+        if passed:
+            places.append((max(begin, min(passed)), BEGIN))
     return places
 
 

@@ -17,8 +17,8 @@ import msgspec
 
 __all__ = ["EVERY_EXPECTED", "OCCURRENCES_MAX", "Recurrence", "following", "is_every", "is_time_zone", "occurrences"]
 
-OCCURRENCES_MAX = 10_000
-"""Most occurrences of one allowance of one line: 27 years of days."""
+OCCURRENCES_MAX = 5_000
+"""Most occurrences of all that recurs of one source together: 13 years of days, if only one thing does."""
 EVERY_EXPECTED = "P1D to P366D, P1W to P52W, P1M to P12M, or P1Y"
 _EVERY = re.compile(r"P([1-9]\d{0,2})([DWMY])")
 _MOST = {"D": 366, "W": 52, "M": 12, "Y": 1}
@@ -108,6 +108,8 @@ def _months_later(local: datetime, months: int) -> datetime:
 
 def _first_instant(local: datetime, zone: tzinfo) -> datetime:
     """The first instant at which the zone's clock shows the local time, or has gone past it."""
+    if zone is UTC:
+        return local.replace(tzinfo=UTC)
     first = local.replace(tzinfo=zone).astimezone(UTC)
     if first.astimezone(zone).replace(tzinfo=None) == local:
         return first

@@ -19,7 +19,7 @@ from ledger_worker.domain.events import (
     RefundReversed,
 )
 from ledger_worker.domain.ledger import Cut, CutPolicy, GrantTerms
-from ledger_worker.domain.recurring import occurrences_given
+from ledger_worker.domain.recurring import ends_early, most_of_each, occurrences_given
 from ledger_worker.domain.stretches import (
     Given,
     Interval,
@@ -38,7 +38,7 @@ from ledger_worker.domain.stretches import (
 )
 from ledger_worker.domain.told import Latest, PlacedFact
 
-__all__ = ["Dispute", "OrderLine", "OrderTelling", "Taking", "order_grants", "tell_order"]
+__all__ = ["Dispute", "OrderLine", "OrderTelling", "Taking", "order_grants", "recurs_less", "tell_order"]
 
 
 class OrderLine(msgspec.Struct):
@@ -141,11 +141,11 @@ def order_grants(
         if dispute.is_won and dispute.opened_at is not None
     )
     given = []
+    of_lines = _stretches(telling, catalogue, as_of_version)
+    each_max = most_of_each(of_lines)
     for line_id, line in telling.lines.items():
-        start = line.entered_at
-        run = Run(start, None, line.sku, None, "", (Step(start, line.quantity, ""),))
-        opened = stretches(runs_of_versions(run, catalogue, as_of_version, start, start))
-        given += _recurring(opened, source_key, line_id, line, telling.takings, causes, until)
+        start, opened = line.entered_at, of_lines[line_id]
+        given += _recurring(opened, source_key, line_id, line, telling.takings, causes, until, each_max)
 
         def end_of(stretch: Stretch, start: datetime = start) -> datetime | None:
             """Where what the stretch gives ends: at `start`, so that it gives nothing, where it needs a period."""
@@ -174,6 +174,27 @@ def order_grants(
     return [_opened_by_those(terms, there) if terms.cuts else terms for terms in given]
 
 
+def recurs_less(telling: OrderTelling, catalogue: Catalogue, as_of_version: int) -> bool:
+    """Whether so much recurs of the order that some of it ends sooner than its offer says, within ten years."""
+    of_lines = _stretches(telling, catalogue, as_of_version)
+    each_max = most_of_each(of_lines)
+    return any(
+        ends_early(stretch, telling.lines[line_id].entered_at, each_max)
+        for line_id, opened in of_lines.items()
+        for stretch in opened
+    )
+
+
+def _stretches(telling: OrderTelling, catalogue: Catalogue, as_of_version: int) -> dict[str, list[Stretch]]:
+    """What gives something, by line."""
+    found = {}
+    for line_id, line in telling.lines.items():
+        start = line.entered_at
+        run = Run(start, None, line.sku, None, "", (Step(start, line.quantity, ""),))
+        found[line_id] = stretches(runs_of_versions(run, catalogue, as_of_version, start, start))
+    return found
+
+
 def _recurring(
     opened: Sequence[Stretch],
     source_key: str,
@@ -182,6 +203,7 @@ def _recurring(
     takings: Sequence[Taking],
     causes: Sequence[tuple[str, datetime, datetime | None]],
     until: datetime,
+    each_max: int,
 ) -> list[GrantTerms]:
     """The grants of what recurs: one that begins after a refund is of what is left, and none begins after the whole."""
     given: list[tuple[datetime | None, GrantTerms]] = []
@@ -192,6 +214,7 @@ def _recurring(
         line_id=line_id,
         anchor=line.entered_at,
         until=until,
+        each_max=each_max,
         causes=causes,
     ):
         terms, whole = one.terms, one.terms.amount

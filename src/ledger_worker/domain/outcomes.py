@@ -31,6 +31,9 @@ class Outcome(StrEnum):
     """At least one SKU had no offer in force; its other lines were granted."""
     NO_PERIOD = "no_period"
     """An allowance lasts a billing period but the order line has none; its other allowances were granted."""
+    RECURS_LESS = "recurs_less"
+    """So much recurs of the order that some of it ends before its offer says, within ten years: together at most 5,000
+    occurrences, of each allowance of a line as many."""
     NOTHING_TO_REFUND = "nothing_to_refund"
     """A refund by amount of an order whose remaining net amount is zero."""
     OVER_REFUNDED = "over_refunded"

@@ -9,8 +9,8 @@ A source is unrolled at least up to the last instant that it was told of. Whatev
 they do to the occurrences up to there; all later ones are alike.
 """
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -18,7 +18,9 @@ from ledger_worker.domain.ledger import GrantTerms, Suspension
 from ledger_worker.domain.occurrences import OCCURRENCES_MAX, Recurrence, following, occurrences
 from ledger_worker.domain.stretches import Given, Interval, Step, Stretch, grant_id, grants_of_stretches
 
-__all__ = ["next_of", "occurrences_given"]
+__all__ = ["ends_early", "most_of_each", "next_of", "occurrences_given"]
+
+_TOLD_WITHIN = timedelta(days=3653)
 
 _Period = tuple[Interval, tuple[str | None, str | None]]
 """An occurrence, with how often it recurs and by whose clock."""
@@ -31,9 +33,12 @@ def occurrences_given(
     line_id: str,
     anchor: datetime,
     until: datetime,
+    each_max: int,
     causes: Sequence[tuple[str, datetime, datetime | None]],
 ) -> list[Given]:
     """What the stretches give whose allowances recur: each occurrence that begins up to `until`, and the next one.
+
+    No allowance has more than `each_max` occurrences (`most_of_each`).
 
     An occurrence is a period of its own: where a version of the offer takes the place of another within it, and both
     recur alike, the new one begins as in any period. Up to there, too, all that the stretches give is unrolled.
@@ -41,7 +46,7 @@ def occurrences_given(
     until = max([until, *(at for one in opened for at in (one.start, one.closes_at) if at is not None)])
     parts: dict[_Period, dict[tuple[str, str], tuple[Stretch, Recurrence | None]]] = {}
     for stretch in opened:
-        for interval, part, recurs in _parts(stretch, anchor, until):
+        for interval, part, recurs in _parts(stretch, anchor, until, each_max):
             rhythm = (part.allowance.every, part.allowance.time_zone)
             parts.setdefault((interval, rhythm), {})[part.allowance.key, part.segment] = (part, recurs)
     given = []
@@ -92,18 +97,48 @@ def next_of(terms: GrantTerms) -> GrantTerms | None:
     )
 
 
-def _parts(
-    stretch: Stretch, anchor: datetime, until: datetime
-) -> Iterator[tuple[Interval, Stretch, Recurrence | None]]:
-    """The parts of a stretch by occurrence, each with what says that another one of the stretch follows it."""
-    allowance, closes_at = stretch.allowance, stretch.closes_at
-    recurrence = Recurrence(
+def most_of_each(opened: Mapping[str, Sequence[Stretch]]) -> int:
+    """How many occurrences each allowance of a source may have, by the stretches of its lines: all have as many.
+
+    Together they are `OCCURRENCES_MAX` at most; one that nothing has begun to recur of has the first at least.
+    """
+    sharing = {(line_id, one.allowance.key) for line_id, of_line in opened.items() for one in of_line if _recurs(one)}
+    return max(OCCURRENCES_MAX // max(len(sharing), 1), 1)
+
+
+def ends_early(stretch: Stretch, anchor: datetime, each_max: int) -> bool:
+    """Whether `each_max` leaves an occurrence of the stretch out that would begin within ten years of the anchor."""
+    if not _recurs(stretch):
+        return False
+    left_out = next(occurrences(msgspec.structs.replace(_recurrence(stretch, anchor), number=each_max)), None)
+    if left_out is None:
+        return False
+    _, begin, _ = left_out
+    is_of_stretch = stretch.closes_at is None or begin < stretch.closes_at
+    return is_of_stretch and begin < anchor + _TOLD_WITHIN
+
+
+def _recurs(stretch: Stretch) -> bool:
+    return stretch.allowance.every is not None
+
+
+def _recurrence(stretch: Stretch, anchor: datetime) -> Recurrence:
+    allowance = stretch.allowance
+    return Recurrence(
         anchor=anchor,
         every=allowance.every or "",
         time_zone=allowance.time_zone,
         times=OCCURRENCES_MAX if allowance.times is None else allowance.times,
     )
-    for occurrence, begin, end in occurrences(recurrence):
+
+
+def _parts(
+    stretch: Stretch, anchor: datetime, until: datetime, each_max: int
+) -> Iterator[tuple[Interval, Stretch, Recurrence | None]]:
+    """The parts of a stretch by occurrence, each with what says that another one of the stretch follows it."""
+    closes_at, recurrence = stretch.closes_at, _recurrence(stretch, anchor)
+    bounded = msgspec.structs.replace(recurrence, times=min(recurrence.times, each_max))
+    for occurrence, begin, end in occurrences(bounded):
         if end <= stretch.start:
             continue
         start = max(begin, stretch.start)

@@ -58,7 +58,7 @@ from ledger_worker.domain.events import (
     SubscriptionTrialStarted,
 )
 from ledger_worker.domain.ledger import GrantTerms
-from ledger_worker.domain.orders import OrderTelling, order_grants, tell_order
+from ledger_worker.domain.orders import OrderTelling, order_grants, recurs_less, tell_order
 from ledger_worker.domain.outcomes import Outcome
 from ledger_worker.domain.owners import Held, Holding, Merges, accepted, holdings, holds
 from ledger_worker.domain.places import BEGINNING
@@ -296,6 +296,12 @@ def _outcome(
         for allowance in offer.allowances
     ):
         return Outcome.NO_PERIOD
+    if (
+        isinstance(telling, OrderTelling)
+        and isinstance(fact, PurchaseCompleted)
+        and recurs_less(telling, catalogue, catalogue.version)
+    ):
+        return Outcome.RECURS_LESS
     return Outcome.APPLIED if changes_terms else Outcome.NO_EFFECT
 
 

@@ -1,6 +1,6 @@
 """What the lines of an order give, and what refunds and disputes take back of it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import groupby
@@ -18,12 +18,15 @@ from ledger_worker.domain.events import (
     PurchaseRefunded,
     RefundReversed,
 )
-from ledger_worker.local.oracle.calendars import begins
+from ledger_worker.local.oracle.calendars import begins as begins_of
 from ledger_worker.local.oracle.clocks import Stop, end_of, moved, running, share
 from ledger_worker.local.oracle.facts import Standing, kept
 from ledger_worker.local.oracle.given import Given, Made, NameOfGrant, TakenBack, clipped, is_after
 from ledger_worker.local.oracle.owners import Owners, held_by
 from ledger_worker.local.oracle.runs import OF_OFFER, Run, Step, runs_of
+
+TOGETHER = 5_000
+"""How many: of what recurs of one order, all in all."""
 
 
 class Refund(NamedTuple):
@@ -51,17 +54,22 @@ def order_grants(
     made = []
     refunds, disputes = refunds_of(told), disputes_of(told)
     until = max([until, *(at for at, _ in told), *(move.at for move in owners.moves)])
-    for line_id, (entered, line) in sorted(lines_of(told).items()):
-        steps = [Step(entered, "", line.sku, line.quantity)]
-        runs = runs_of(steps, None, catalogue, {line.sku: entered}, None)
+    runs_of_lines = {
+        line_id: runs_of([Step(entered, "", line.sku, line.quantity)], None, catalogue, {line.sku: entered}, None)
+        for line_id, (entered, line) in lines_of(told).items()
+    }
+    most = most_of_each(runs_of_lines)
+    for line_id, (entered, _) in sorted(lines_of(told).items()):
+        runs = runs_of_lines[line_id]
         of_line: list[Made] = []
-        again = [run for run in runs if run.allowance.every is not None]
+        again = [run for run in runs if recurs(run)]
         last = max([until, *(at for run in again for at in (run.start, run.closes) if at is not None)])
         for run in runs:
-            if run.allowance.every is not None:
+            if recurs(run):
+                instants = begins_up_to(run, entered, last, most)
                 made += [
                     held
-                    for one in recurring(run, again, source, (line_id, entered), refunds, disputes, last, name)
+                    for one in recurring(run, again, source, line_id, refunds, disputes, instants, name)
                     for held in held_by(owners, one, name)
                 ]
             elif run.allowance.lasts != "period":
@@ -139,17 +147,16 @@ def recurring(
     run: Run,
     runs: Sequence[Run],
     source: str,
-    of_line: tuple[str, datetime],
+    line_id: str,
     refunds: Sequence[Refund],
     disputes: Sequence[Dispute],
-    until: datetime,
+    begins: Iterable[datetime],
     name: NameOfGrant,
 ) -> list[Made]:
-    """Recurring grants: one for each occurrence within the run, up to the first one after `until`."""
+    """Recurring grants: one for each occurrence within the run; each of them ends where the next of `begins` is."""
     allowance = run.allowance
-    line_id, entered = of_line
     made: list[Made] = []
-    instants = [instant for instant, _ in groupby(begins_up_to(run, entered, until))]
+    instants = [instant for instant, _ in groupby(begins)]
     last = len(instants) - 1
     for number, begin in enumerate(instants[:last]):
         end = instants[number + 1]
@@ -198,12 +205,32 @@ def recurring(
     return made
 
 
-def begins_up_to(run: Run, entered: datetime, until: datetime) -> Iterator[datetime]:
-    """Recurring grants: where occurrences begin, up to the end of the first that begins in the run after `until`."""
+def most_of_each(runs_of_lines: Mapping[str, Sequence[Run]]) -> int:
+    """How many: all there may be are dealt out in turns, one at a time, to whatever recurs, while they last for a turn.
+
+    Each has its first.
+    """
+    again = {(line_id, run.allowance.key) for line_id, runs in runs_of_lines.items() for run in runs if recurs(run)}
+    dealt = 1
+    while again and (dealt + 1) * len(again) <= TOGETHER:
+        dealt += 1
+    return dealt
+
+
+def recurs(run: Run) -> bool:
+    """Whether its allowance is given again and again."""
+    return run.allowance.every is not None
+
+
+def begins_up_to(run: Run, entered: datetime, until: datetime, most: int) -> Iterator[datetime]:
+    """Recurring grants: where occurrences begin, up to the end of the first that begins in the run after `until`.
+
+    Or to the end of the last of its `times`, or of as many as there may be at most.
+    """
     ends = False
-    for number, instant in enumerate(begins(run.allowance, entered)):
+    for number, instant in enumerate(begins_of(run.allowance, entered)):
         yield instant
-        if ends or number == run.allowance.times:
+        if ends or number in {run.allowance.times, most}:
             return
         ends = max(instant, run.start) > until
 

@@ -112,7 +112,7 @@ _OUTCOMES: Mapping[type[Fact], frozenset[str]] = {
     SeatSwapped: frozenset({Outcome.APPLIED.value}),
     SeatsRevoked: frozenset({Outcome.APPLIED.value}),
     OfferReached: frozenset({Outcome.NO_EFFECT.value, Outcome.APPLIED.value}),
-    PurchaseCompleted: _FIRST_OF_SOURCE | _ENTERING | {Outcome.NO_PERIOD.value},
+    PurchaseCompleted: _FIRST_OF_SOURCE | _ENTERING | {Outcome.NO_PERIOD.value, Outcome.RECURS_LESS.value},
     PurchaseRefunded: _TAKING,
     ChargebackLost: _TAKING,
     ChargebackOpened: _RULED_OUT,
