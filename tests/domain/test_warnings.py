@@ -160,3 +160,42 @@ def test_looking_ahead_again_records_nothing() -> None:
     assert decided.events == ()
     assert life.head == head
     assert [booked.account.next_transition_at for booked in decided.customers["ada"].accounts] == [day(31)]
+
+
+def packed_before_a_longer_time(*before: str) -> Life:
+    """A pack up to the 31st, of whose end it is told a week before since a version that came after it."""
+    packs = (offer("pack", gives(10, lasts="P30D")), offer("two-days", gives(1, lasts="P2D")))
+    life = Life(catalogue(quota(expiring_soon=before), *packs))
+    life.tell((told("p", day(1), bought()), day(1)))
+    life.catalogue = catalogue(replace(quota(expiring_soon=("P7D", *before)), version=2), *packs, version=2)
+    return life
+
+
+def test_a_longer_time_is_told_of_when_the_account_is_next_due() -> None:
+    life = packed_before_a_longer_time("P1D")
+    life.catch_up(day(25))
+    assert warnings(life) == []
+
+    life.catch_up(day(30))
+
+    assert [change.effective_at for change in warnings(life)] == [day(24), day(30)]
+
+
+def test_a_longer_time_counts_from_the_next_event_that_changes_grants() -> None:
+    life = packed_before_a_longer_time()
+
+    life.tell((told("two", day(10), bought(line("two-days"), order="o2")), day(10)))
+
+    life.catch_up(day(24))
+    assert [change.effective_at for change in warnings(life)] == [day(24)]
+
+
+def test_a_longer_time_that_has_begun_is_told_of_with_the_next_event_that_changes_grants() -> None:
+    life = packed_before_a_longer_time()
+    life.tell((told("u", day(25), used(1)), day(25)))
+    assert warnings(life) == []
+
+    for number, at in enumerate((day(26), day(27)), start=2):
+        life.tell((told(f"b{number}", at, bought(line("two-days"), order=f"o{number}")), at))
+
+    assert [(change.recorded_at, change.kinds[-1]) for change in warnings(life)] == [(day(26), "expiring_soon")]

@@ -17,7 +17,7 @@ from ledger_worker.domain.booked import BookedGrant
 from ledger_worker.domain.changes import EntitlementPicture
 from ledger_worker.domain.customers import Customers
 from ledger_worker.domain.decided import Told
-from ledger_worker.domain.expiring import is_expiring
+from ledger_worker.domain.expiring import is_told_to_expire
 from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import pieces
 from ledger_worker.domain.ledger import Entry, GrantTerms, Line, Phase, Reversal
@@ -54,7 +54,7 @@ class Effect:
         self._merged = merged
         self._also = also
         # By customer: the entries, and the pictures to compare with, each drawn before its book changed, and whether an
-        # end was near then.
+        # end was near then, and told.
         self._entries: dict[str, list[Entry]] = {}
         self._before: dict[str, dict[str, EntitlementPicture]] = {}
         self._is_near: dict[str, dict[str, bool]] = {}
@@ -76,7 +76,7 @@ class Effect:
         pictures = self._before.setdefault(side.customer_id, {})
         if entitlement not in pictures:
             pictures[entitlement] = side.shown(entitlement)
-            is_near = is_expiring(side.books[entitlement], self._until)
+            is_near = is_told_to_expire(side.books[entitlement], self._until)
             self._is_near.setdefault(side.customer_id, {})[entitlement] = is_near
             self._touched.append((side, entitlement))
 

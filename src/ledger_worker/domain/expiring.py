@@ -7,7 +7,7 @@ from ledger_worker.domain.counted import Counted
 from ledger_worker.domain.ledger import NEVER, Phase
 from ledger_worker.domain.places import Place, Transition, is_suspended, warnings_of
 
-__all__ = ["is_expiring", "warns"]
+__all__ = ["is_expiring", "is_told_to_expire", "warns"]
 
 
 def warns(counted: Counted, transition: Transition) -> bool:
@@ -24,6 +24,11 @@ def warns(counted: Counted, transition: Transition) -> bool:
 def is_expiring(counted: Counted, until: Place) -> bool:
     """Whether the present access ends soon: a lead time before its end had begun by then."""
     return any(place <= until for one in _last_to_end(counted) for place in warnings_of(one.terms, counted.lead_times))
+
+
+def is_told_to_expire(counted: Counted, until: Place) -> bool:
+    """Whether the present access ends soon, and that was told by then: not where only a newer lead time says so."""
+    return counted.warned is not None and is_expiring(counted, min(until, counted.warned))
 
 
 def _last_to_end(counted: Counted) -> list[BookedGrant]:
