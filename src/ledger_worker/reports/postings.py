@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, text
 
-from ledger_worker.domain.catalogue import Catalogue
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.decided import CustomerHead
 from ledger_worker.domain.ledger import GrantTerms, Kind, Line
 from ledger_worker.reports.events import EventTold, event_of
@@ -55,23 +55,34 @@ class ExplainedPosting(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[ExplainedEntry, ...]
 
 
-_LAST_ABOUT = text("""
+_NEAR_PER_POSTING = 10
+"""The newest postings are looked through first: so many for each that is asked for."""
+
+_WITH_ENTRIES = text("""
+SELECT posting
+FROM entry
+WHERE customer_id = :customer_id
+  AND posting > :behind
+  AND entitlement = ANY(:entitlements)
+GROUP BY posting
+ORDER BY posting DESC
+LIMIT :postings_max
+""")
+# What is decided of a seat has no entries. OFFSET 0: the inbox is asked for each posting, by its key.
+_OF_SEATS = text("""
 SELECT posting.number
 FROM posting
-LEFT JOIN event
-    ON event.customer_id = COALESCE(posting.told_to, posting.customer_id)
-    AND event.event_key = posting.event_key
+CROSS JOIN LATERAL (
+    SELECT type, entitlement
+    FROM event
+    WHERE event.customer_id = COALESCE(posting.told_to, posting.customer_id)
+      AND event.event_key = posting.event_key
+    OFFSET 0
+) AS event
 WHERE posting.customer_id = :customer_id
-  AND (
-      EXISTS (
-          SELECT FROM entry
-          WHERE entry.customer_id = posting.customer_id
-            AND entry.posting = posting.number
-            AND entry.recorded_at = posting.recorded_at
-            AND entry.entitlement = ANY(:entitlements)
-      )
-      OR (event.type LIKE 'Seat%' AND event.entitlement = ANY(:entitlements))
-  )
+  AND posting.number > :behind
+  AND event.type LIKE 'Seat%'
+  AND event.entitlement = ANY(:seats)
 ORDER BY posting.number DESC
 LIMIT :postings_max
 """)
@@ -85,10 +96,31 @@ def last_postings(
     *,
     postings_max: int,
 ) -> tuple[ExplainedPosting, ...]:
-    """The last postings about these entitlements, the newest first, and of each the entries about them."""
-    asked = {"customer_id": head.customer_id, "entitlements": list(entitlements), "postings_max": postings_max}
-    numbers = connection.execute(_LAST_ABOUT, asked).scalars().all()
-    return postings_numbered(connection, head, numbers, catalogue, entitlements)
+    """The last postings about these entitlements, the newest first, and of each the entries about them.
+
+    What is read does not grow with the postings where as many are found among the newest. No index knows the
+    entitlement of an entry: where little was booked of it lately, all of the customer's postings are looked through.
+    """
+    known = (catalogue.entitlements[key] for key in entitlements if key in catalogue.entitlements)
+    asked = {
+        "customer_id": head.customer_id,
+        "entitlements": list(entitlements),
+        "seats": [entitlement.key for entitlement in known if entitlement.type is EntitlementType.SEATS],
+        "postings_max": postings_max,
+    }
+    near = head.posting_number - _NEAR_PER_POSTING * postings_max
+    numbers = _last_numbers(connection, asked | {"behind": near})
+    if len(numbers) < postings_max and near > 0:
+        numbers = _last_numbers(connection, asked | {"behind": 0})
+    return postings_numbered(connection, head, numbers[:postings_max], catalogue, entitlements)
+
+
+def _last_numbers(connection: Connection, asked: Mapping[str, Any]) -> Sequence[int]:
+    """The numbers of the last postings behind one, the newest first; up to twice as many as are asked for."""
+    numbers = set(connection.execute(_WITH_ENTRIES, asked).scalars())
+    if asked["seats"]:
+        numbers |= set(connection.execute(_OF_SEATS, asked).scalars())
+    return sorted(numbers, reverse=True)
 
 
 def postings_numbered(
