@@ -28,7 +28,7 @@ from ledger_worker.domain.events import (
     SeatsRevoked,
     SeatUnassigned,
 )
-from ledger_worker.domain.ledger import Holder
+from ledger_worker.domain.ledger import Account, Holder
 from ledger_worker.domain.owners import goes_on_as
 from ledger_worker.domain.requests import (
     Answer,
@@ -41,7 +41,13 @@ from ledger_worker.domain.requests import (
     judge,
     seat_refusal,
 )
-from ledger_worker.domain.seats import HOLDERS_BYTES_MAX, HOLDERS_MAX, holders_after
+from ledger_worker.domain.seats import (
+    CUSTOMER_HOLDERS_BYTES_MAX,
+    HOLDERS_BYTES_MAX,
+    HOLDERS_MAX,
+    beyond_bounds,
+    holders_after,
+)
 from tests.domain.agreement import assert_all
 from tests.domain.campaign import hold
 from tests.domain.checked import Told
@@ -230,6 +236,63 @@ def test_more_holders_than_can_be_told_are_refused(life: Told) -> None:
         assert seat_refusal(seat("ann"), offered, less) is None
     at_most = msgspec.structs.replace(shown, holders=long)
     assert seat_refusal(swap(long[0], "a" * 200), offered, at_most) is None
+
+
+def holders_named(count: int, *, bytes_each: int = 200, first: datetime, name: str = "") -> tuple[Holder, ...]:
+    """So many, a second after each other, by names of so many bytes."""
+    return tuple(
+        Holder(f"{name}{number:0{bytes_each - len(name)}}", first + number * timedelta(seconds=1))
+        for number in range(count)
+    )
+
+
+def test_holders_of_all_entitlements_of_a_customer_are_bounded_together() -> None:
+    world = World(catalogue(*(seats(key) for key in "abcd"), offer("pack", *(gives(None, key) for key in "abcd"))))
+    world.tell((told("b", day(1), assigned(3, day(1), entitlement="d")), day(1)))
+    ada = world.customers["ada"]
+    held = {"a": 2_000, "b": 2_000, "c": 998}
+    for key, count in held.items():
+        ada.accounts[key] = Account(entitlement=key, holders=holders_named(count, first=day(1)))
+
+    assert world.ask(seat("x" * 200, "k1", entitlement="d"), day(2)).is_granted
+    assert world.ask(seat("y" * 199, "k2", entitlement="d"), day(2)).is_granted
+    assert world.ask(seat("zz", "k3", entitlement="d"), day(2)).reason == "too_many_holders"
+    assert world.ask(swap("y" * 199, "z" * 200, "k4", entitlement="d"), day(2)).is_granted
+    assert world.ask(seat("z", "k5", entitlement="d"), day(2)).reason == "too_many_holders"
+    assert world.ask(unseat("z" * 200, "k6", entitlement="d"), day(2)).is_granted
+
+
+@pytest.mark.parametrize("policy", list(OnShrink))
+def test_a_merge_takes_the_newest_seats_beyond_what_can_be_told_and_tells_it(policy: OnShrink) -> None:
+    world = World(shop(seats(on_shrink=policy), units=None))
+    for number, customer in enumerate(("ada", "bob")):
+        world.tell((told(f"b{number}", day(1), bought(order=f"o{number}"), customer=customer), day(1)))
+    ada, bob = world.customers["ada"], world.customers["bob"]
+    theirs = holders_named(2_000, first=day(1))
+    others = holders_named(2_000, first=day(1, 1), name="b")
+    ada.accounts["desk"] = msgspec.structs.replace(ada.accounts["desk"], holders=theirs)
+    bob.accounts["desk"] = msgspec.structs.replace(bob.accounts["desk"], holders=others)
+
+    world.tell((told("m", day(3), merged()), day(3)))
+
+    in_order = sorted((*theirs, *others), key=lambda one: (one.since, one.name))
+    assert bob.accounts["desk"].holders == tuple(in_order[:2_000])
+    (lost,) = [one.event.fact.holders for one in world.inbox.values() if isinstance(one.event.fact, SeatsRevoked)]
+    assert lost == tuple(one.name for one in in_order[2_000:])
+    assert [len(change.after.holders or ()) for change in bob.changes[-2:]] == [4_000, 2_000]
+
+
+def test_beyond_the_bounds_are_the_newest_of_an_entitlement_and_of_the_customer() -> None:
+    small, large = holders_named(HOLDERS_MAX + 2, bytes_each=9, first=day(1)), holders_named(2_001, first=day(2))
+
+    assert beyond_bounds({"a": small[:-2], "b": large[:-1]}) == {}
+    assert beyond_bounds({"a": small, "b": large}) == {"a": small[-2:], "b": large[-1:]}
+    third = holders_named(2_000, first=day(3))
+    left = (CUSTOMER_HOLDERS_BYTES_MAX - 9 * HOLDERS_MAX - HOLDERS_BYTES_MAX) // 200
+    assert beyond_bounds({"a": small[:-2], "b": large[:-1], "c": third}) == {}
+    fourth = holders_named(2_000, first=day(4))
+    assert left - 2_000 == 550
+    assert beyond_bounds({"a": small[:-2], "b": large[:-1], "c": third, "d": fourth}) == {"d": fourth[550:]}
 
 
 @pytest.mark.parametrize(

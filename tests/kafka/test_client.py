@@ -11,6 +11,7 @@ BROKER = {"bootstrap.servers": "127.0.0.1:1"}
     ("option", "message"),
     [
         ("auto.offset.reset", "the Kafka option auto.offset.reset cannot be set: the ledger rests on it"),
+        ("message.max.bytes", "the Kafka option message.max.bytes cannot be set: the ledger rests on it"),
         ("partitioner", "the Kafka option partitioner cannot be set: the ledger rests on it"),
         ("group.id", "the Kafka option group.id cannot be set: use LEDGER_CONSUMER_GROUP"),
     ],

@@ -8,11 +8,12 @@ from ledger_worker.config import Settings
 from ledger_worker.errors import ConfigurationError
 from ledger_worker.kafka.client import admin_client, idempotent_producer
 from ledger_worker.kafka.positions import find_topics, watermarks
-from ledger_worker.kafka.topics import PlannedTopic, check, create, plan, require
+from ledger_worker.kafka.topics import RECORD_BYTES, PlannedTopic, check, create, plan, require
 from tests.own_settings import settings_of
 from tests.shared_cluster import Endpoints
 
 LANES = 3
+SIZE = {"max.message.bytes": str(RECORD_BYTES)}
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_missing_topic_is_an_error_that_names_it(admin: AdminClient, settings:
 
 
 def test_the_lanes_must_be_the_partitions_of_changes_and_state(admin: AdminClient, settings: Settings) -> None:
-    make(admin, settings.topic_changes, LANES + 1, {"cleanup.policy": "delete"})
+    make(admin, settings.topic_changes, LANES + 1, {"cleanup.policy": "delete", **SIZE})
     create(admin, plan(settings, LANES))
 
     assert problems(admin, settings) == [
@@ -71,14 +72,25 @@ def test_the_lanes_must_be_the_partitions_of_changes_and_state(admin: AdminClien
 
 
 def test_the_state_must_be_compacted_and_the_changes_must_not(admin: AdminClient, settings: Settings) -> None:
-    make(admin, settings.topic_changes, LANES, {"cleanup.policy": "compact"})
-    make(admin, settings.topic_state, LANES, {"cleanup.policy": "delete"})
+    make(admin, settings.topic_changes, LANES, {"cleanup.policy": "compact", **SIZE})
+    make(admin, settings.topic_state, LANES, {"cleanup.policy": "delete", **SIZE})
     create(admin, plan(settings, LANES))
 
     assert problems(admin, settings) == [
         f"topic {settings.topic_changes} has cleanup.policy compact, expected delete",
         f"topic {settings.topic_state} has cleanup.policy delete, expected compact",
     ]
+
+
+def test_the_outputs_must_take_the_largest_picture(admin: AdminClient, settings: Settings) -> None:
+    make(admin, settings.topic_changes, LANES, {"cleanup.policy": "delete", "max.message.bytes": "8388607"})
+    make(admin, settings.topic_state, LANES, {"cleanup.policy": "compact", "max.message.bytes": "8388608"})
+    create(admin, plan(settings, LANES))
+
+    (problem,) = problems(admin, settings)
+    assert f"topic {settings.topic_changes} has max.message.bytes 8388607, expected at least 8388608" in problem
+    with pytest.raises(ConfigurationError, match=r"max\.message\.bytes 8388607"):
+        require(admin, plan(settings, LANES))
 
 
 def test_watermarks_are_the_first_offset_there_is_and_the_next_one_there_will_be(

@@ -22,7 +22,7 @@ from ledger_worker.metrics import Crash
 from ledger_worker.store import database
 from ledger_worker.wire.decode import decode_change, decode_customer_state
 from ledger_worker.wire.framing import Registry
-from ledger_worker.worker.relay import run_relay
+from ledger_worker.worker.relay import Pictures, run_relay
 from ledger_worker.worker.shared import Shared
 from tests.own_settings import settings_of
 from tests.worker.running import shared_of
@@ -54,14 +54,16 @@ def relay_shared(settings: Settings, crash: Crash | None = None, registry: Regis
 
 
 @contextmanager
-def running_relay(settings: Settings, *, registry: Registry | None = None) -> Iterator[Shared]:
+def running_relay(
+    settings: Settings, *, registry: Registry | None = None, drawn: Pictures = pictures
+) -> Iterator[Shared]:
     """A relay in a thread, stopped in good order at the end; what it raised is raised here."""
     shared = relay_shared(settings, registry=registry)
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_relay(shared, pictures, lease_seconds=LEASE_SECONDS)
+            run_relay(shared, drawn, lease_seconds=LEASE_SECONDS)
         except BaseException as error:  # noqa: BLE001 - handed to the test
             raised.append(error)
 

@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import cast
 from uuid import uuid4
 
+import msgspec
 import pytest
 from confluent_kafka import Message
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not marked so
@@ -16,10 +17,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ConfigResource,
     ResourceType,
 )
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from ledger_worker.config import Settings
+from ledger_worker.domain.changes import CustomerPicture, EntitlementPicture
+from ledger_worker.domain.events import ID_LENGTH_MAX
+from ledger_worker.domain.seats import CUSTOMER_HOLDERS_BYTES_MAX, HOLDERS_BYTES_MAX
 from ledger_worker.kafka.client import admin_client
+from ledger_worker.kafka.topics import RECORD_BYTES
 from ledger_worker.store import database
 from ledger_worker.store.outgoing import DeadLetterRow, append_dead_letters
 from ledger_worker.wire.decode import decode_dead_letter_reference
@@ -40,7 +45,7 @@ from tests.worker.relays import (
     wait_until_frozen,
     wait_until_told,
 )
-from tests.worker.waiting_changes import LANES, make_changes, make_changes_at_random
+from tests.worker.waiting_changes import LANES, make_changes, make_changes_at_random, pictures
 
 _CUSTOMERS = [f"customer-{number}" for number in range(60)]
 _STAGES = ["relay_read", "relay_sent", "relay_committed", "relay_deleted"]
@@ -261,6 +266,39 @@ def test_a_picture_that_the_topic_refuses_waits_until_the_topic_takes_it(setting
         _set_size(settings, settings.topic_state, 1_000_000)
         wait_until_told(ledger)
     require_nothing_lost_and_no_inversion(ledger, read_told(settings))
+
+
+def _full(entitlement: str, holders: int) -> EntitlementPicture:
+    """So many hold seats of it, by the longest names."""
+    return EntitlementPicture(
+        entitlement=entitlement,
+        entitlement_version=1,
+        type="seats",
+        state="active",
+        allowed=True,
+        reason="allowed",
+        holders=tuple(f"{number:0{ID_LENGTH_MAX}}" for number in range(holders)),
+    )
+
+
+def test_the_largest_change_and_picture_that_holders_come_to_are_told(settings: Settings, ledger: Engine) -> None:
+    of_one = HOLDERS_BYTES_MAX // ID_LENGTH_MAX
+    held = CUSTOMER_HOLDERS_BYTES_MAX // ID_LENGTH_MAX
+    full = [_full(f"seats-{number}", held // 4) for number in range(4)]
+
+    def drawn(conn: Connection, customer_ids: Sequence[str]) -> Sequence[CustomerPicture]:
+        return [msgspec.structs.replace(one, entitlements=tuple(full)) for one in pictures(conn, customer_ids)]
+
+    with ledger.begin() as conn:
+        make_changes(conn, ["customer-1"], before=_full("seats-0", of_one), after=_full("seats-0", 2 * of_one))
+    with running_relay(settings, drawn=drawn):
+        wait_until_told(ledger)
+
+    (change,), (state,) = (read_all(settings, topic) for topic in (settings.topic_changes, settings.topic_state))
+    sizes = [len(message.value() or b"") for message in (change, state)]
+    assert sizes[0] > 3 * HOLDERS_BYTES_MAX
+    assert sizes[1] > CUSTOMER_HOLDERS_BYTES_MAX
+    assert max(sizes) < RECORD_BYTES // 4
 
 
 def test_each_lane_has_an_id_of_its_own_behind_the_name_of_the_group() -> None:

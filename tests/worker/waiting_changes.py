@@ -37,7 +37,14 @@ WHERE customer_id = ANY(CAST(:ids AS text[]))
 """)
 
 
-def make_changes(conn: Connection, customer_ids: Sequence[str], *, each: int = 1) -> None:
+def make_changes(
+    conn: Connection,
+    customer_ids: Sequence[str],
+    *,
+    each: int = 1,
+    before: EntitlementPicture = _BEFORE,
+    after: EntitlementPicture = _AFTER,
+) -> None:
     """Each customer's next changes wait, in the order in which `apply` would write them. The caller commits."""
     customer_ids = sorted(customer_ids, key=str.encode)
     lock(conn, customer_ids, murmur2)
@@ -45,7 +52,7 @@ def make_changes(conn: Connection, customer_ids: Sequence[str], *, each: int = 1
     append_changes(
         conn,
         [
-            _outgoing(customer_id, sequence)
+            _outgoing(customer_id, sequence, before, after)
             for customer_id, last in stood
             for sequence in range(last + 1, last + each + 1)
         ],
@@ -70,7 +77,7 @@ def pictures(conn: Connection, customer_ids: Sequence[str]) -> list[CustomerPict
     ]
 
 
-def _outgoing(customer_id: str, sequence: int) -> OutgoingChange:
+def _outgoing(customer_id: str, sequence: int, before: EntitlementPicture, after: EntitlementPicture) -> OutgoingChange:
     change = Change(
         change_id=uuid4(),
         customer_id=customer_id,
@@ -78,8 +85,8 @@ def _outgoing(customer_id: str, sequence: int) -> OutgoingChange:
         sequence=sequence,
         entitlement="export",
         kinds=("state",),
-        before=_BEFORE,
-        after=_AFTER,
+        before=before,
+        after=after,
         cause=Cause(event_source="test", event_id=str(sequence), type="PurchaseCompleted", occurred_at=_NOW),
         effective_at=_NOW,
         recorded_at=_NOW,

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from ledger_worker.apply.batch import Delivery
-from ledger_worker.domain.catalogue import Catalogue
+from ledger_worker.domain.catalogue import Catalogue, EntitlementType
 from ledger_worker.domain.decide import DUE_MAX
 from ledger_worker.domain.decided import CustomerHead, Loaded, LoadedCustomer, Told
 from ledger_worker.domain.events import (
@@ -307,9 +307,14 @@ def _last_instant(groups: Sequence[Group], heads: Mapping[str, CustomerHead], ca
     instants = [told.now for group in groups for told in group.told]
     instants += [head.recorded_at for head in heads.values() if head.recorded_at is not None]
     evicting = sum(map(may_evict, catalogue.entitlements.values()))
-    of_each = 1 + evicting + (2 if evicting else 1) * DUE_MAX
+    of_each = 1 + len(_seated(catalogue)) + (2 if evicting else 1) * DUE_MAX
     recorded = sum(of_each * len(group.customer_ids) * len(group.told) for group in groups)
     return max(instants, default=_BEGINNING) + recorded * timedelta(microseconds=1)
+
+
+def _seated(catalogue: Catalogue) -> list[str]:
+    """The entitlements that have seats."""
+    return [one.key for one in catalogue.entitlements.values() if one.type is EntitlementType.SEATS]
 
 
 def _touched(groups: Sequence[Group], states: Mapping[str, SourceState], catalogue: Catalogue) -> list[tuple[str, str]]:
@@ -326,6 +331,8 @@ def _touched(groups: Sequence[Group], states: Mapping[str, SourceState], catalog
         for fact in facts:
             if isinstance(fact, UsageRecorded | UsageReversed | EntitlementAssigned | HoldFact | SeatFact):
                 entitlements.add(fact.entitlement)
+                if isinstance(fact, SeatFact):  # how many can be told is asked of all holders of the customer
+                    entitlements.update(_seated(catalogue))
             elif isinstance(fact, OfSource):
                 skus |= skus_of(fact)
         for sku in skus:

@@ -45,6 +45,7 @@ from ledger_worker.domain.requests import (
     seat_sentence,
     sentence_of,
 )
+from ledger_worker.domain.seats import bytes_of
 from ledger_worker.domain.side import Side
 
 __all__ = ["ToAnswer", "answer"]
@@ -193,7 +194,8 @@ class _Answering:
         if asked.entitlement in self.decision.catalogue.entitlements:
             user.open(asked.entitlement)
             shown = user.shown(asked.entitlement)
-        reason = seat_refusal(asked, self.decision.catalogue, shown)
+        elsewhere = sum(bytes_of(book.holders) for name, book in user.books.items() if name != asked.entitlement)
+        reason = seat_refusal(asked, self.decision.catalogue, shown, bytes_elsewhere=elsewhere)
         if reason is not None:
             refused = seat_answered(asked, reason, shown)
             answered = _answer(asked, user, now, (refused,))

@@ -47,12 +47,12 @@ from ledger_worker.domain.events import (
 from ledger_worker.domain.expiring import warns
 from ledger_worker.domain.history import HistoryNeeded
 from ledger_worker.domain.holds import end_of, hold_of, pieces
-from ledger_worker.domain.ledger import Entry, Line
+from ledger_worker.domain.ledger import Entry, Holder, Line
 from ledger_worker.domain.outcomes import DeadLetterReason, Outcome
 from ledger_worker.domain.owners import Merge, goes_on_as
 from ledger_worker.domain.places import Transition, up_to_made
 from ledger_worker.domain.refusal import refusal
-from ledger_worker.domain.seats import evicted, holders_after, may_evict
+from ledger_worker.domain.seats import beyond_bounds, evicted, holders_after, may_evict
 from ledger_worker.domain.settlement import Book
 from ledger_worker.domain.side import Side, entries_of
 from ledger_worker.domain.sources import SourceState, fold, refold
@@ -400,18 +400,29 @@ class Decision:
         for side, entitlement in effect.touched:
             book = side.open(entitlement)
             gone = evicted(book, effect.until)
-            if not gone:
-                continue
-            now += _MICROSECOND
-            if side.last is not None and side.last >= now:
-                now = side.last + _MICROSECOND
-            told = told_of(side.eviction_event(entitlement, tuple(one.name for one in gone), now), now)
-            before = side.shown(entitlement)
-            book.holders = book.holders[: -len(gone)]
-            side.is_changed(entitlement)
-            self._keep(None, told, now, Outcome.APPLIED, now)
-            side.post(told, now, (), {entitlement: before})
-            side.last = now
+            if gone:
+                now = self._revoke(side, entitlement, gone, now)
+        return now
+
+    def _evict_beyond_bounds(self, customer_id: str, now: datetime) -> None:
+        """Where a merge brought more holders together than can be told, the newest are recorded behind it, and told."""
+        side = self.customers.side(goes_on_as(customer_id, self.customers.merges))
+        for entitlement, gone in beyond_bounds({name: book.holders for name, book in side.books.items()}).items():
+            now = self._revoke(side, entitlement, gone, now)
+
+    def _revoke(self, side: Side, entitlement: str, gone: Sequence[Holder], now: datetime) -> datetime:
+        """These, the last in the order of taking, have no seat any more. Returns the instant, which is behind `now`."""
+        book = side.open(entitlement)
+        now += _MICROSECOND
+        if side.last is not None and side.last >= now:
+            now = side.last + _MICROSECOND
+        told = told_of(side.eviction_event(entitlement, tuple(one.name for one in gone), now), now)
+        before = side.shown(entitlement)
+        book.holders = book.holders[: -len(gone)]
+        side.is_changed(entitlement)
+        self._keep(None, told, now, Outcome.APPLIED, now)
+        side.post(told, now, (), {entitlement: before})
+        side.last = now
         return now
 
     # -- merges --
@@ -444,7 +455,7 @@ class Decision:
             effect.leave(side, entitlement, at)
         effect.couple()
         effect.post(told)
-        self._evict(effect, now)
+        self._evict_beyond_bounds(old, self._evict(effect, now))
 
     # -- sources --
 

@@ -37,7 +37,7 @@ from ledger_worker.domain.events import (
     event_key,
 )
 from ledger_worker.domain.ledger import Entry, Kind
-from ledger_worker.domain.seats import HOLDERS_BYTES_MAX, HOLDERS_MAX
+from ledger_worker.domain.seats import CUSTOMER_HOLDERS_BYTES_MAX, HOLDERS_BYTES_MAX, HOLDERS_MAX
 
 __all__ = [
     "HOLD_SECONDS_MAX",
@@ -128,7 +128,8 @@ class RequestReason(StrEnum):
     TOO_MANY_HOLDS = "too_many_holds"
     """As many holds of the entitlement are open as one customer may have: 1,000."""
     TOO_MANY_HOLDERS = "too_many_holders"
-    """As many hold a seat of the entitlement as can be told of one customer: 10,000, or 400,000 bytes of names."""
+    """As many hold a seat of the entitlement as can be told of one customer: 10,000, or 400,000 bytes of names; or the
+    names of all holders of the customer have 1,000,000 bytes."""
     OUT_OF_RANGE = "out_of_range"
     """Counted with what was used before, the units pass what 64 bits hold. Nothing of it is kept."""
 
@@ -373,8 +374,13 @@ def grantable(
     return (left, None) if up_to and left else (0, RequestReason.EXHAUSTED)
 
 
-def seat_refusal(asked: SeatAsked, catalogue: Catalogue, shown: EntitlementPicture | None) -> str | None:
-    """Why it cannot be granted where the entitlement is as shown; None when it can."""
+def seat_refusal(
+    asked: SeatAsked, catalogue: Catalogue, shown: EntitlementPicture | None, *, bytes_elsewhere: int = 0
+) -> str | None:
+    """Why it cannot be granted where the entitlement is as shown; None when it can.
+
+    `bytes_elsewhere` have the names of who holds seats of the customer's other entitlements.
+    """
     entitlement = catalogue.entitlements.get(asked.entitlement)
     if entitlement is None or shown is None:
         return RequestReason.UNKNOWN_ENTITLEMENT
@@ -393,15 +399,19 @@ def seat_refusal(asked: SeatAsked, catalogue: Catalogue, shown: EntitlementPictu
         return RequestReason.OVER_ALLOCATED
     if isinstance(asked, AssignSeat) and not shown.unlimited and not shown.remaining:
         return RequestReason.EXHAUSTED
-    return RequestReason.TOO_MANY_HOLDERS if _is_too_long(asked, holders) else None
+    return RequestReason.TOO_MANY_HOLDERS if _is_too_long(asked, holders, bytes_elsewhere) else None
 
 
-def _is_too_long(asked: AssignSeat | SwapSeat, holders: Sequence[str]) -> bool:
+def _is_too_long(asked: AssignSeat | SwapSeat, holders: Sequence[str], bytes_elsewhere: int) -> bool:
     """Whether more would hold a seat than can be told."""
     others = holders if isinstance(asked, AssignSeat) else [name for name in holders if name != asked.holder]
     new = asked.holder if isinstance(asked, AssignSeat) else asked.to
     together = sum(len(name.encode()) for name in (*others, new))
-    return len(others) >= HOLDERS_MAX or together > HOLDERS_BYTES_MAX
+    return (
+        len(others) >= HOLDERS_MAX
+        or together > HOLDERS_BYTES_MAX
+        or together + bytes_elsewhere > CUSTOMER_HOLDERS_BYTES_MAX
+    )
 
 
 def seat_event(asked: SeatAsked, now: datetime) -> Event:

@@ -6,7 +6,8 @@ late changes how many seats there are, never who has taken one; where fewer are 
 entitlement says what becomes of these (`OnShrink`).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from ledger_worker.domain.catalogue import Entitlement, EntitlementType, OnShrink
@@ -15,9 +16,12 @@ from ledger_worker.domain.ledger import Holder
 from ledger_worker.domain.settlement import Book
 
 __all__ = [
+    "CUSTOMER_HOLDERS_BYTES_MAX",
     "HOLDERS_BYTES_MAX",
     "HOLDERS_MAX",
     "HoldersTold",
+    "beyond_bounds",
+    "bytes_of",
     "evicted",
     "holders_after",
     "may_evict",
@@ -29,6 +33,8 @@ HOLDERS_MAX = 10_000
 """Most holders of one customer and entitlement that can be assigned."""
 HOLDERS_BYTES_MAX = 400_000
 """Most bytes of UTF-8 that their names can have together: a change says them twice, in one message."""
+CUSTOMER_HOLDERS_BYTES_MAX = 1_000_000
+"""Most bytes that the names of all holders of one customer can have: its picture says those of all entitlements."""
 
 
 def holders_after(holders: Sequence[Holder], fact: SeatFact, at: datetime) -> tuple[Holder, ...]:
@@ -51,6 +57,33 @@ def merged(one: Sequence[Holder], other: Sequence[Holder]) -> tuple[Holder, ...]
     for holder in sorted((*one, *other), key=_by_taking):
         found.setdefault(holder.name, holder)
     return tuple(found.values())
+
+
+def bytes_of(holders: Iterable[Holder]) -> int:
+    """How many bytes of UTF-8 the names of the holders have together."""
+    return sum(len(one.name.encode()) for one in holders)
+
+
+def beyond_bounds(holders: Mapping[str, Sequence[Holder]]) -> dict[str, tuple[Holder, ...]]:
+    """Who of a customer's holders, given by entitlement, cannot be told any more: the newest, in the order of taking.
+
+    Of an entitlement from the first that is one too many of it, or too long, and of all from the first too long for the
+    customer. Only a merge brings so many together.
+    """
+    beyond: dict[str, list[Holder]] = {}
+    counts, sizes = Counter[str](), Counter[str]()
+    is_customer_full = False
+    taken = sorted(((one, entitlement) for entitlement in holders for one in holders[entitlement]), key=_by_seat)
+    for one, entitlement in taken:
+        size = bytes_of([one])
+        is_customer_full = is_customer_full or sizes.total() + size > CUSTOMER_HOLDERS_BYTES_MAX
+        is_full = counts[entitlement] >= HOLDERS_MAX or sizes[entitlement] + size > HOLDERS_BYTES_MAX
+        if is_customer_full or is_full or entitlement in beyond:
+            beyond.setdefault(entitlement, []).append(one)
+        else:
+            counts[entitlement] += 1
+            sizes[entitlement] += size
+    return {entitlement: tuple(beyond[entitlement]) for entitlement in sorted(beyond)}
 
 
 def seats_of(book: Book) -> int | None:
@@ -114,6 +147,11 @@ class HoldersTold:
         while customer_id in self._into:
             customer_id = self._into[customer_id]
         return customer_id
+
+
+def _by_seat(seat: tuple[Holder, str]) -> tuple[datetime, bytes, str]:
+    holder, entitlement = seat
+    return (*_by_taking(holder), entitlement)
 
 
 def _by_taking(holder: Holder) -> tuple[datetime, bytes]:

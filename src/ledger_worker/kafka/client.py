@@ -42,6 +42,7 @@ _OURS = {
     "enable.partition.eof": None,
     "isolation.level": None,
     "enable.idempotence": None,
+    "message.max.bytes": None,
     "transactional.id": None,
     "partitioner": None,
     "acks": None,
@@ -83,6 +84,7 @@ _CONFIGURATION_CODES = frozenset(
         KafkaError.TOPIC_EXCEPTION,
         KafkaError.INVALID_REPLICATION_FACTOR,
         KafkaError.POLICY_VIOLATION,
+        KafkaError.MSG_SIZE_TOO_LARGE,
     }
 )
 
@@ -149,6 +151,8 @@ def _producer(broker: Mapping[str, str], more: Mapping[str, str]) -> Producer:
         **more,
         "enable.idempotence": "true",
         "acks": "all",
+        # As large as any topic may be set to take: how large a record may be is the topic's to say.
+        "message.max.bytes": "67108864",
         "partitioner": "murmur2_random",
     }
     try:

@@ -15,25 +15,33 @@ from ledger_worker.errors import ConfigurationError
 from ledger_worker.kafka.client import explained
 from ledger_worker.kafka.positions import FoundTopic, answer, find_topics
 
-__all__ = ["INPUT_PARTITIONS", "Finding", "PlannedTopic", "check", "create", "plan", "require"]
+__all__ = ["INPUT_PARTITIONS", "RECORD_BYTES", "Finding", "PlannedTopic", "check", "create", "plan", "require"]
 
 INPUT_PARTITIONS = 4
 """How many partitions an input topic is made with. Any number works: it bounds how many workers share the topic."""
+
+RECORD_BYTES = 8 * 1024 * 1024
+"""How large a record the topics of changes and of state must take: what one customer's picture may come to."""
 
 _DAY_MILLISECONDS = 86_400_000
 _TIMEOUT_SECONDS = 30.0
 _WAIT_SECONDS = 0.05
 _REPLICAS_SAFE = 2
+_SIZE = "max.message.bytes"
 
 
 class PlannedTopic(msgspec.Struct, frozen=True, kw_only=True):
-    """How a topic is made, and what must hold when it exists: `partitions_must_match` is true for the lanes' topics."""
+    """How a topic is made, and what must hold when it exists: `partitions_must_match` is true for the lanes' topics.
+
+    It must take records of `record_bytes`; 0 where whatever the brokers are set to will do.
+    """
 
     name: str
     partitions: int
     partitions_must_match: bool
     cleanup_policy: str
     config: Mapping[str, str]
+    record_bytes: int = 0
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +57,8 @@ def plan(settings: Settings, lanes: int, *, input_partitions: int = INPUT_PARTIT
     inputs = tuple(_planned(name, input_partitions, "delete", days=30) for name in settings.input_topics)
     return (
         *inputs,
-        _planned(settings.topic_changes, lanes, "delete", days=30, partitions_must_match=True),
-        _planned(settings.topic_state, lanes, "compact", days=None, partitions_must_match=True),
+        _planned(settings.topic_changes, lanes, "delete", days=30, is_of_lanes=True),
+        _planned(settings.topic_state, lanes, "compact", days=None, is_of_lanes=True),
         _planned(settings.topic_dead_letters, lanes, "delete", days=90),
     )
 
@@ -122,17 +130,21 @@ def require(admin: AdminClient, planned: Sequence[PlannedTopic]) -> tuple[Findin
 
 
 def _planned(
-    name: str, partitions: int, cleanup_policy: str, *, days: int | None, partitions_must_match: bool = False
+    name: str, partitions: int, cleanup_policy: str, *, days: int | None, is_of_lanes: bool = False
 ) -> PlannedTopic:
     config = {"cleanup.policy": cleanup_policy}
     if days is not None:
         config["retention.ms"] = str(days * _DAY_MILLISECONDS)
+    record_bytes = RECORD_BYTES if is_of_lanes else 0
+    if record_bytes:
+        config[_SIZE] = str(record_bytes)
     return PlannedTopic(
         name=name,
         partitions=partitions,
-        partitions_must_match=partitions_must_match,
+        partitions_must_match=is_of_lanes,
         cleanup_policy=cleanup_policy,
         config=config,
+        record_bytes=record_bytes,
     )
 
 
@@ -161,6 +173,16 @@ def _compare(topic: PlannedTopic, found: FoundTopic, config: Mapping[str, str]) 
                 topic=topic.name,
                 problem=f"topic {topic.name} has cleanup.policy {policy}, expected {topic.cleanup_policy}",
                 # Compaction loses facts and changes; deletion by age loses the picture of a customer who is quiet.
+                is_error=True,
+            )
+        )
+    record_bytes = int(config.get(_SIZE, "0"))
+    if record_bytes < topic.record_bytes:
+        findings.append(
+            Finding(
+                topic=topic.name,
+                problem=f"topic {topic.name} has {_SIZE} {record_bytes}, expected at least {topic.record_bytes}: one "
+                "record that it refuses stops all customers of its lane",
                 is_error=True,
             )
         )

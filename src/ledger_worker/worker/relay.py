@@ -92,8 +92,7 @@ _FENCED_CODES = frozenset(
 _PRODUCER = {
     # How long readers wait for a relay that died in a transaction, where no other relay takes its lane.
     "transaction.timeout.ms": "30000",
-    # A record alone may be as large as the broker takes; records together stay far below.
-    "message.max.bytes": "67108864",
+    # A record alone may be as large as the topic takes; records together stay far below.
     "batch.size": "262144",
 }
 
