@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ledger_worker.cli import catalog, changes, customer, database, demo, dev, events, ledger, run, topics
+from ledger_worker.cli import catalog, changes, customer, database, demo, dev, events, keys, ledger, run, topics
 from ledger_worker.cli.output import CONFIGURATION, UNAVAILABLE, print_error
 from ledger_worker.errors import ConfigurationError, UnavailableError
 
@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Exit status: 0 fine, 1 findings or refused input, 2 usage, 3 configuration, 4 unavailable.",
 )
-for _noun in (dev, database, topics, catalog, run, events, changes, customer, ledger):
+for _noun in (dev, database, topics, catalog, run, events, changes, customer, ledger, keys):
     app.add_typer(_noun.app)
 app.command()(demo.demo)
 

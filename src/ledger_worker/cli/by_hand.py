@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ledger_worker.domain.events import AssignmentFact
     from ledger_worker.domain.values import JsonText
 
-__all__ = ["assign", "extend", "renew", "revoke"]
+__all__ = ["assign", "extend", "name_of", "renew", "revoke"]
 
 
 _Customer = Annotated[str, typer.Argument(metavar="ID", help="The customer, as Commerce calls it.")]
@@ -101,7 +101,7 @@ def assign(  # noqa: PLR0913 - as many options as a person may need
             assignment_id=_id_of(key),
             entitlement=entitlement,
             effective_at=effective_at or now,
-            actor=_name_of(actor),
+            actor=name_of(actor),
             note=note,
             units=units,
             expires_at=until,
@@ -137,7 +137,7 @@ def renew(  # noqa: PLR0913 - the same
         lambda _: AssignmentRenewed(
             assignment_id=assignment,
             effective_at=effective_at,
-            actor=_name_of(actor),
+            actor=name_of(actor),
             note=note,
             expires_at=until,
             units=units,
@@ -171,7 +171,7 @@ def extend(
             assignment_id=assignment,
             extension_id=_id_of(key),
             new_expires_at=until,
-            actor=_name_of(actor),
+            actor=name_of(actor),
             note=note,
         ),
         is_rehearsal=dry_run,
@@ -206,7 +206,7 @@ def revoke(
             assignment_id=assignment,
             revocation_id=_id_of(key),
             effective_at=effective_at or now,
-            actor=_name_of(actor),
+            actor=name_of(actor),
             note=note,
         ),
         is_rehearsal=dry_run,
@@ -247,8 +247,8 @@ def _json_value(text: str | None) -> "JsonText | None":
         raise typer.BadParameter(f"--value {shortened(text)} is no value of a setting: {error}") from None
 
 
-def _name_of(actor: str | None) -> str:
-    """Raises BadParameter where this login has no name, as in a container, and none is said."""
+def name_of(actor: str | None) -> str:
+    """Who acts. Raises BadParameter where this login has no name, as in a container, and none is said."""
     if actor is not None:
         return actor
     try:
