@@ -40,6 +40,7 @@ from ledger_worker.domain.ledger import Entry, Kind
 from ledger_worker.domain.seats import CUSTOMER_HOLDERS_BYTES_MAX, HOLDERS_BYTES_MAX, HOLDERS_MAX
 
 __all__ = [
+    "ENTITLEMENT_LENGTH_MAX",
     "HOLD_SECONDS_MAX",
     "ITEMS_MAX",
     "KEY_LENGTH_MAX",
