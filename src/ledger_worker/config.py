@@ -170,6 +170,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stall_seconds: Annotated[
         _Seconds, Meta(description="After how long without a turn of its loop `/livez` calls the process dead.")
     ] = 60.0
+    api_host: Annotated[_Text, Meta(description="The address that the HTTP API listens on.")] = "127.0.0.1"
+    api_port: Annotated[int, Meta(ge=1, le=65_535, description="Its port.")] = 8080
+    api_threads: Annotated[
+        int, Meta(ge=1, le=64, description="How many calls of the HTTP API are worked on at once in a process.")
+    ] = 4
+    api_answer_seconds: Annotated[
+        _Seconds,
+        Meta(description="How long a request over HTTP waits for its answer; then it may be asked again."),
+    ] = 10.0
     log_level: Annotated[LogLevel, Meta(description="The least severe line that is written to standard error.")] = (
         LogLevel.INFO
     )

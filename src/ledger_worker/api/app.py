@@ -21,7 +21,7 @@ from ledger_worker.api.problems import ProblemError, ProblemType
 from ledger_worker.api.table import ROUTES
 from ledger_worker.errors import UnavailableError
 from ledger_worker.operations.keys import Role, whose
-from ledger_worker.store.database import AWAY_STATES
+from ledger_worker.store.database import is_away
 
 __all__ = ["BODY_BYTES_MAX", "make_app"]
 
@@ -229,10 +229,7 @@ def _on_error(request: Request, response: Response, error: Exception, _params: o
 def _problem_of(error: Exception) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
-    is_away = isinstance(error, DBAPIError) and (
-        error.connection_invalidated or getattr(error.orig, "sqlstate", None) in AWAY_STATES
-    )
-    if is_away or isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError) or (isinstance(error, DBAPIError) and is_away(error)):
         structlog.get_logger().warning("api_unavailable", error=str(error))
         return ProblemError(
             ProblemType.UNAVAILABLE,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ledger_worker.cli import catalog, changes, customer, database, demo, dev, events, keys, ledger, run, topics
+from ledger_worker.cli import catalog, changes, customer, database, demo, dev, events, keys, ledger, run, serve, topics
 from ledger_worker.cli.output import CONFIGURATION, UNAVAILABLE, print_error
 from ledger_worker.errors import ConfigurationError, UnavailableError
 
@@ -47,6 +47,7 @@ app = typer.Typer(
 for _noun in (dev, database, topics, catalog, run, events, changes, customer, ledger, keys):
     app.add_typer(_noun.app)
 app.command()(demo.demo)
+app.command()(serve.serve)
 
 
 def main() -> None:

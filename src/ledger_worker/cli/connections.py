@@ -26,8 +26,6 @@ _SERVERS = ("LEDGER_DATABASE_URL", "LEDGER_KAFKA_BOOTSTRAP", "LEDGER_CONFIG")
 _CONNECTIONS_MAX = 2
 _STATEMENT_TIMEOUT_SECONDS = 120.0
 """A person waits for a report longer than a worker for a batch."""
-_AWAY_STATES = (None, "55P03", "57014", "57P01", "57P02", "57P03")
-"""No session was made; a lock or a statement took too long; the server goes down or comes up."""
 
 
 def read_settings() -> "Settings":
@@ -51,7 +49,7 @@ def open_database(settings: "Settings", application_name: str) -> Iterator["Engi
     """
     from sqlalchemy.exc import DBAPIError
 
-    from ledger_worker.store.database import engine, require_current
+    from ledger_worker.store.database import is_away, engine, require_current
 
     made = engine(
         settings.database_url,
@@ -66,7 +64,7 @@ def open_database(settings: "Settings", application_name: str) -> Iterator["Engi
         require_current(made)
         yield made
     except DBAPIError as error:
-        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _AWAY_STATES:
+        if is_away(error):
             raise UnavailableError(f"the database cannot be used now: {error.orig}") from error
         raise
     finally:

@@ -33,6 +33,7 @@ __all__ = [
     "Status",
     "engine",
     "hurried",
+    "is_away",
     "migrate",
     "require_current",
     "set_lanes",
@@ -221,6 +222,11 @@ ON CONFLICT (lane) DO NOTHING
 """
 
 
+def is_away(error: DBAPIError) -> bool:
+    """Whether the same work may succeed later: the database is away, or something of it was not to be had in time."""
+    return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _AWAY_STATES
+
+
 def set_lanes(conn: Connection, lanes: int) -> None:
     """The outbox has `lanes` lanes, and so must the topics of changes and of state have partitions. The caller commits.
 
@@ -294,6 +300,8 @@ def _owner(url: str, application_name: str) -> Iterator[Connection]:
 
 _LOCK_MIGRATIONS = "SELECT pg_advisory_lock(:key)"
 _SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', :milliseconds, false)"
+_AWAY_STATES = (None, "55P03", "57014", "57P01", "57P02", "57P03")
+"""No session was made; a lock or a statement took too long; the server goes down or comes up."""
 # None: no session was made; 55P03: a lock was not had in time; 57P0x: the server goes down or comes up.
 _TRANSIENT_STATES = (None, "55P03", "57P01", "57P02", "57P03")
 
