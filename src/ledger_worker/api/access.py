@@ -98,7 +98,7 @@ def _decided(
         if time.monotonic() > until:
             raise ProblemError(
                 ProblemType.BEHIND,
-                f"sequence {min_sequence} was not seen within {_BEHIND_SECONDS:g} s, expected one that was answered or told",
+                f"sequence {min_sequence} was not seen within {_BEHIND_SECONDS:g} s, expected one that was told",
                 headers={"Retry-After": "1"},
             )
         time.sleep(_LOOK_SECONDS)

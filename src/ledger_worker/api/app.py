@@ -40,9 +40,9 @@ _HEADERS = {
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
-def make_app(services: Services, routes: tuple[Route, ...] = ROUTES) -> App:
+def make_app(services: Services, routes: tuple[Route, ...] = ROUTES) -> App[Request, Response]:
     """The application over these services."""
-    app: App = App(middleware=[_Frame()])
+    app: App[Request, Response] = App(middleware=[_Frame()])
     app.req_options.strip_url_path_trailing_slash = False
     by_path: dict[str, list[Route]] = {}
     for route in routes:
@@ -150,7 +150,8 @@ def _key(request: Request) -> str:
             "no Idempotency-Key was sent: without one nobody could ask again",
             members={"field": "Idempotency-Key", "expected": "1 to 90 characters that can be printed"},
         )
-    return _converted({"Idempotency-Key": sent}, _KeyHeader).key
+    header: _KeyHeader = _converted({"Idempotency-Key": sent}, _KeyHeader)
+    return header.key
 
 
 class _KeyHeader(msgspec.Struct, frozen=True):
@@ -188,9 +189,17 @@ def _body(decoder: msgspec.json.Decoder[Any], request: Request) -> Any:  # noqa:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raise _invalid(error, msgspec.json.decode(raw)) from error
+        raise _invalid(error, _as_sent(raw)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError(ProblemType.INVALID_REQUEST, f"the body is no JSON: {error}") from error
+
+
+def _as_sent(raw: bytes) -> object:
+    """The body as far as it can be read at all."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _invalid(error: msgspec.ValidationError, sent: object) -> ProblemError:

@@ -35,9 +35,9 @@ class PictureQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Both times; without either it is the picture now."""
 
     as_of: Annotated[Instant, Meta(description="What the customer could use then; now if not said.")] | None = None
-    known_at: (
-        Annotated[Instant, Meta(description="By what was recorded then or before: a `recorded_at` of an answer.")] | None
-    ) = None
+    known_at: Annotated[Instant, Meta(description="By what was recorded then: `recorded_at` of an answer.")] | None = (
+        None
+    )
 
 
 class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +91,7 @@ def picture(call: Call) -> Picture:
                 entitlements=now.entitlements,
                 merged_into=now.merged_into,
             )
-        past = show_past(connection, customer_id, _utc(query.as_of), _utc(query.known_at))
+        past = show_past(connection, customer_id, _utc("as_of", query.as_of), _utc("known_at", query.known_at))
     if past is None:
         raise _unknown(customer_id)
     return Picture(
@@ -151,8 +151,15 @@ def seats(call: Call) -> Seats:
     return found
 
 
-def _utc(instant: datetime | None) -> datetime | None:
-    return None if instant is None else instant.astimezone(UTC)
+def _utc(name: str, instant: datetime | None) -> datetime | None:
+    try:
+        return None if instant is None else instant.astimezone(UTC)
+    except OverflowError:
+        raise ProblemError(
+            ProblemType.INVALID_REQUEST,
+            f"{name} is outside of the years 1 to 9999 in UTC",
+            members={"field": name, "sent": instant.isoformat() if instant else None, "expected": "an instant within"},
+        ) from None
 
 
 def _unknown(customer_id: str) -> ProblemError:

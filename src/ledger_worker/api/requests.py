@@ -176,4 +176,3 @@ def _answer(call: Call, asked: Asked) -> Answer:
     members = {"reason": answer.reason, "answer": answer if kind is ProblemType.REFUSED else None}
     headers = {"Retry-After": "5"} if kind is ProblemType.UNAVAILABLE else {}
     raise ProblemError(kind, answer.message or "it was refused", members=members, headers=headers)
-

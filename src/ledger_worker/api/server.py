@@ -11,6 +11,7 @@ from ledger_worker.api.calls import Services
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.gathering import CONNECTIONS, Gatherer
 from ledger_worker.config import Settings, load
+from ledger_worker.logs import configure_logs
 from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store import database
 
@@ -46,6 +47,7 @@ def serve(settings: Settings) -> None:
 def application() -> Any:  # noqa: ANN401 - a WSGI application
     """What Granian's process runs: the application over services of its own, by the settings of the environment."""
     settings = load(os.environ)
+    configure_logs(settings.log_level)
     engine = _engine(settings)
     metrics = Metrics(CollectorRegistry())
     services = Services(

@@ -49,7 +49,7 @@ def open_database(settings: "Settings", application_name: str) -> Iterator["Engi
     """
     from sqlalchemy.exc import DBAPIError
 
-    from ledger_worker.store.database import is_away, engine, require_current
+    from ledger_worker.store.database import engine, is_away, require_current
 
     made = engine(
         settings.database_url,

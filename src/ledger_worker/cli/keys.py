@@ -54,9 +54,7 @@ def create(
     wanted = [_role(role) for role in roles]
     lasts = None if days is None else days * _DAY
     _make(
-        lambda connection: keys.create(
-            connection, name, wanted, actor=name_of(actor), note=note, lasts=lasts
-        ),
+        lambda connection: keys.create(connection, name, wanted, actor=name_of(actor), note=note, lasts=lasts),
         json=json,
     )
 

@@ -71,8 +71,10 @@ def create(
     Raises KeyRefusedError where the name is taken by a key in force, or is none.
     """
     now = customers.clock(connection)
-    if not name.isprintable() or not 1 <= len(name.strip()) or len(name) > NAME_LENGTH_MAX:
-        raise KeyRefusedError(f"the name has {len(name)} characters, expected 1 to {NAME_LENGTH_MAX} that can be printed")
+    if not name.isprintable() or not len(name.strip()) >= 1 or len(name) > NAME_LENGTH_MAX:
+        raise KeyRefusedError(
+            f"the name has {len(name)} characters, expected 1 to {NAME_LENGTH_MAX} that can be printed"
+        )
     if not roles:
         raise KeyRefusedError(f"no role is given, expected at least one of {', '.join(Role)}")
     if any(each.name == name and each.is_in_force(now) for each in keys_store.all_keys(connection)):
@@ -106,9 +108,7 @@ def rotate(
     return made
 
 
-def revoke(
-    connection: Connection, key_id: str, *, actor: str, note: str, request_id: str | None = None
-) -> StoredKey:
+def revoke(connection: Connection, key_id: str, *, actor: str, note: str, request_id: str | None = None) -> StoredKey:
     """The key opens nothing any more. Raises KeyRefusedError where it is not known, or not in force."""
     now = customers.clock(connection)
     old = _in_force(connection, key_id, now)

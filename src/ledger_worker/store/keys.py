@@ -25,9 +25,16 @@ class StoredKey(msgspec.Struct, frozen=True, kw_only=True):
         return all(end is None or at < end for end in (self.expires_at, self.revoked_at))
 
 
-_COLUMNS = "key_id, name, roles, created_at, expires_at, revoked_at, last_used_at"
-_FIND = text(f"SELECT {_COLUMNS}, secret_hash FROM api_key WHERE key_id = :key_id")
-_ALL = text(f"SELECT {_COLUMNS} FROM api_key ORDER BY name, created_at, key_id")
+_FIND = text("""
+SELECT key_id, name, roles, created_at, expires_at, revoked_at, last_used_at, secret_hash
+FROM api_key
+WHERE key_id = :key_id
+""")
+_ALL = text("""
+SELECT key_id, name, roles, created_at, expires_at, revoked_at, last_used_at
+FROM api_key
+ORDER BY name, created_at, key_id
+""")
 _INSERT = text("""
 INSERT INTO api_key (key_id, name, roles, secret_hash, created_at, expires_at)
 VALUES (:key_id, :name, :roles, :secret_hash, :created_at, :expires_at)

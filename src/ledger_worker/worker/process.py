@@ -28,13 +28,13 @@ from ledger_worker.health import Health, serve
 from ledger_worker.kafka.client import admin_client
 from ledger_worker.kafka.registry import SchemaRegistry
 from ledger_worker.kafka.topics import plan, require
+from ledger_worker.logs import configure_logs
 from ledger_worker.metrics import CollectorRegistry, Crash, Metrics, exposition
 from ledger_worker.store import database
 from ledger_worker.store.catalogue import read_ledger
 from ledger_worker.wire.framing import Registry
 from ledger_worker.worker.clock import run_clock
 from ledger_worker.worker.consume import Transactions, run_consume
-from ledger_worker.worker.logs import configure_logs
 from ledger_worker.worker.shared import Shared
 
 __all__ = ["CONSUME", "Loop", "calm_collector", "clock", "consume", "run"]
