@@ -24,6 +24,7 @@ def serve(settings: Settings) -> None:
     Raises ConfigurationError when the schema is not the one of this release, UnavailableError when the database is
     away.
     """
+    configure_logs(settings.log_level)
     engine = _engine(settings)
     try:
         database.require_current(engine)
@@ -39,9 +40,18 @@ def serve(settings: Settings) -> None:
         blocking_threads=settings.api_threads,
         backpressure=4 * settings.api_threads,
         log_access=False,
+        log_dictconfig=_LOGS,
         websockets=False,
         workers_kill_timeout=int(settings.grace_seconds),
     ).serve()
+
+
+_LOGS = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"_granian": {"level": "INFO", "handlers": [], "propagate": True}},
+}
+"""Granian's own lines go where all others go."""
 
 
 def application() -> Any:  # noqa: ANN401 - a WSGI application

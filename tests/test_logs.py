@@ -9,7 +9,7 @@ SETUP = """
 import logging
 import structlog
 from ledger_worker.config import LogLevel
-from ledger_worker.worker.logs import configure_logs
+from ledger_worker.logs import configure_logs
 
 configure_logs(LogLevel.INFO)
 """
