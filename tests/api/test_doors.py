@@ -5,11 +5,15 @@ from datetime import timedelta
 import pytest
 
 from ledger_worker.api.app import BODY_BYTES_MAX
-from ledger_worker.api.calls import Route
+from ledger_worker.api.calls import Route, Services
 from ledger_worker.api.problems import ProblemType
 from ledger_worker.api.table import ROUTES
+from ledger_worker.apply.catalogues import Catalogues
+from ledger_worker.apply.gathering import Gatherer
+from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.operations import keys
 from ledger_worker.operations.keys import Role
+from ledger_worker.store.database import engine
 from tests.api.conftest import Api
 
 OPENS: dict[Role, set[str]] = {
@@ -210,3 +214,21 @@ def test_an_id_of_a_request_goes_with_the_answer_and_is_made_where_it_is_none(ap
 
     assert given.headers["x-request-id"] == "r-1"
     assert len(made.headers["x-request-id"]) == 32
+
+
+def test_whether_it_is_alive_and_ready_is_said_to_everybody(api: Api) -> None:
+    assert [api("GET", path, role=None).status for path in ("/livez", "/readyz")] == [200, 200]
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_caller(database_url: str) -> None:
+    away = engine(database_url.rsplit("/", 1)[0] + "/nowhere")
+    with Gatherer(away, Metrics(CollectorRegistry())) as gatherer:
+        api = Api(
+            Services(engine=away, gatherer=gatherer, catalogues=Catalogues(), answer_seconds=1), {Role.ADMIN: "x"}
+        )
+        found = [api("GET", path) for path in ("/readyz", "/v1/keys")]
+    away.dispose()
+
+    assert [one.status for one in found] == [503, 503]
+    assert {one.json["type"].rsplit("/", 1)[1] for one in found} == {"unavailable"}
+    assert all(one.headers["retry-after"] == "1" for one in found)

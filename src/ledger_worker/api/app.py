@@ -21,6 +21,7 @@ from ledger_worker.api.problems import ProblemError, ProblemType
 from ledger_worker.api.table import ROUTES
 from ledger_worker.errors import UnavailableError
 from ledger_worker.operations.keys import Role, whose
+from ledger_worker.store import customers
 from ledger_worker.store.database import is_away
 
 __all__ = ["BODY_BYTES_MAX", "make_app"]
@@ -51,6 +52,8 @@ def make_app(services: Services, routes: tuple[Route, ...] = ROUTES) -> App[Requ
         app.add_route(path, _resource(services, of_path))
     openapi = _ENCODER.encode(document(routes))
     app.add_route("/openapi.json", _Document(openapi))
+    app.add_route("/livez", _Alive())
+    app.add_route("/readyz", _Ready(services))
     app.add_error_handler(Exception, _on_error)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     return app
@@ -83,6 +86,29 @@ class _Document:
         """The document."""
         response.content_type = _JSON
         response.data = self._openapi
+
+
+class _Alive:
+    """Whether the process answers at all: a restart would help if not."""
+
+    def on_get(self, _request: Request, response: Response) -> None:
+        """It does."""
+        response.content_type = _JSON
+        response.data = b'{"ok":true}'
+
+
+class _Ready:
+    """Whether the database answers: a restart would not help if not."""
+
+    def __init__(self, services: Services) -> None:
+        self._engine = services.engine
+
+    def on_get(self, _request: Request, response: Response) -> None:
+        """It was asked just now. Raises what the database raises."""
+        with self._engine.connect() as connection:
+            customers.clock(connection)
+        response.content_type = _JSON
+        response.data = b'{"ok":true}'
 
 
 def _resource(services: Services, routes: list[Route]) -> object:

@@ -10,7 +10,7 @@ from ledger_worker.api.app import make_app
 from ledger_worker.api.calls import Services
 from ledger_worker.apply.catalogues import Catalogues
 from ledger_worker.apply.gathering import CONNECTIONS, Gatherer
-from ledger_worker.config import Settings, load
+from ledger_worker.config import PREFIX, Settings, load
 from ledger_worker.logs import configure_logs
 from ledger_worker.metrics import CollectorRegistry, Metrics
 from ledger_worker.store import database
@@ -25,6 +25,8 @@ def serve(settings: Settings) -> None:
     away.
     """
     configure_logs(settings.log_level)
+    # The process that answers is another one and reads its own settings: also those that came from a local cluster.
+    os.environ.setdefault(f"{PREFIX}DATABASE_URL", settings.database_url)
     engine = _engine(settings)
     try:
         database.require_current(engine)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ledger_worker.config import reference
 
-__all__ = ["catalogue_page", "commands_page", "outcomes_page"]
+__all__ = ["api_page", "catalogue_page", "commands_page", "openapi_page", "outcomes_page"]
 
 _COMMANDS = """\
 # Commands
@@ -60,6 +60,28 @@ never shrink, so read them as texts and let a word that you do not know be no er
 """
 
 
+_API = """\
+# The HTTP API
+
+`ledger-worker serve` answers where `LEDGER_API_HOST` and `LEDGER_API_PORT` say; any number of these processes stand
+side by side. [openapi.json](openapi.json) is the whole contract, served at `/openapi.json`: every field with its
+limits, every problem. `/livez` and `/readyz` say whether the process and the database answer.
+
+* **Keys.** Every call under `/v1` has the header `Authorization: Bearer KEY`. The first key is made by
+  `ledger-worker keys create NAME --role admin --note WHY`, others over HTTP. Of a key only a hash is kept: it is shown
+  once. The name of a key is the caller of what is asked with it.
+* **Idempotency.** Whatever uses, holds or gives something needs `Idempotency-Key`: sent again with the same content,
+  the answer is the first one, whatever has happened since; with other content it is `key-reused`.
+* **A check that says no** is 200 with `allowed` false and the reason. A request that the ledger refuses is 409,
+  `refused`, with the reason and the answer as its members ([reasons](outcomes.md)).
+* **Read your own writes** with `min_sequence`: every answer says the customer's `sequence`.
+* **Instants** have a zone. Fields and parameters that nobody knows are refused.
+
+`python -m ledger_worker.cli.reference api > docs/reference/api.md` prints this page anew, and with
+`openapi` its document.
+
+"""
+
 _CATALOGUE = """\
 # The catalogue file
 
@@ -91,6 +113,34 @@ def catalogue_page() -> str:
             lines.append(f"| `{field.name}` | {field.expected} | {default} | {field.meaning} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def api_page() -> str:
+    """The page of the HTTP API, as Markdown: its paths, who may call them, and its problems."""
+    from ledger_worker.api.problems import TYPE_PREFIX, ProblemType
+    from ledger_worker.api.table import ROUTES
+    from ledger_worker.operations.keys import Role
+
+    lines = [_API, "## Roles\n", "| role | what it may do |", "|---|---|"]
+    lines += [f"| `{word}` | {meaning} |" for word, meaning in _meanings(Role)]
+    lines += ["", "## Paths\n", "| call | what for | roles |", "|---|---|---|"]
+    for route in ROUTES:
+        roles = ", ".join(sorted(role.value for role in route.roles))
+        lines.append(f"| `{route.method} {route.path}` | {route.summary} | {roles} |")
+    lines += ["", "## Problems\n", f"Their `type` begins with `{TYPE_PREFIX}`. The list may grow.\n"]
+    lines += ["| type | status | meaning |", "|---|---|---|"]
+    lines += [f"| `{kind.slug}` | {kind.status.value} | {kind.title} |" for kind in ProblemType]
+    return "\n".join(lines) + "\n"
+
+
+def openapi_page() -> str:
+    """The OpenAPI document, as JSON that a person can compare line by line."""
+    import msgspec
+
+    from ledger_worker.api.openapi import document
+    from ledger_worker.api.table import ROUTES
+
+    return msgspec.json.format(msgspec.json.encode(document(ROUTES))).decode() + "\n"
 
 
 def commands_page() -> str:
@@ -155,5 +205,12 @@ def _meanings(listed: type[StrEnum]) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    _PAGES = {"cli": commands_page, "settings": reference, "outcomes": outcomes_page, "catalogue": catalogue_page}
+    _PAGES = {
+        "api": api_page,
+        "catalogue": catalogue_page,
+        "cli": commands_page,
+        "openapi": openapi_page,
+        "outcomes": outcomes_page,
+        "settings": reference,
+    }
     sys.stdout.write(_PAGES[sys.argv[1]]())
