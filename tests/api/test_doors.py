@@ -179,6 +179,19 @@ def test_a_body_that_cannot_be_read_is_a_problem(
     assert (found.status, found.json["type"].rsplit("/", 1)[1]) == (kind.status, kind.slug)
 
 
+def test_letters_that_no_text_can_hold_are_a_problem(api: Api) -> None:
+    bodies = [
+        {"customer_id": "a\x00b", "items": [{"entitlement": "api", "units": 1}]},
+        {"customer_id": "ada", "items": [{"entitlement": "a\x00", "units": 1}]},
+    ]
+    found = [api("POST", "/v1/consume", key="k", json=body) for body in bodies]
+    found.append(api("POST", "/v1/check", json={"checks": [{"customer_id": "\x00"}]}))
+    found.append(api("POST", "/v1/consume", key="k", body=b'{"customer_id": "\\ud800", "items": []}'))
+    found.append(api("POST", "/v1/keys", json={"name": "a", "roles": ["reader"], "note": "\x00"}))
+
+    assert [one.status for one in found] == [400] * len(found)
+
+
 def test_a_request_without_its_key_is_refused_before_anything_is_done(api: Api) -> None:
     asked = {"customer_id": "ada", "items": [{"entitlement": "api", "units": 1}]}
 
@@ -193,6 +206,9 @@ def test_a_request_without_its_key_is_refused_before_anything_is_done(api: Api) 
 @pytest.mark.parametrize(
     ("path", "params"),
     [
+        ("/v1/customers/a%00b", {}),
+        ("/v1/customers/" + "a" * 201, {}),
+        ("/v1/audit", {"subject": "\x00"}),
         ("/v1/customers/ada/access/api", {"unit": 1}),
         ("/v1/customers/ada/access/api", {"units": 0}),
         ("/v1/customers/ada/access/api", {"units": ["1", "2"]}),

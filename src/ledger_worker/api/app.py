@@ -15,7 +15,7 @@ from falcon import App, Request, Response
 from sqlalchemy.exc import DBAPIError
 
 from ledger_worker.api.calls import Call, Caller, Route, Services
-from ledger_worker.api.limits import Key
+from ledger_worker.api.limits import PATH_TYPES, Key
 from ledger_worker.api.openapi import document
 from ledger_worker.api.problems import ProblemError, ProblemType
 from ledger_worker.api.table import ROUTES
@@ -129,7 +129,7 @@ def _responder(services: Services, route: Route) -> Callable[..., None]:
             services=services,
             caller=caller,
             request_id=request.context.request_id,
-            path=path,
+            path={name: _part(name, value) for name, value in path.items()},
             idempotency_key=_key(request) if route.needs_key else None,
             query=_query(route, request),
             body=None if body_of is None else _body(body_of, request),
@@ -182,6 +182,18 @@ def _key(request: Request) -> str:
 
 class _KeyHeader(msgspec.Struct, frozen=True):
     key: Key = msgspec.field(name="Idempotency-Key")
+
+
+def _part(name: str, value: str) -> str:
+    try:
+        part: str = msgspec.convert(value, PATH_TYPES[name])
+    except msgspec.ValidationError as error:
+        raise ProblemError(
+            ProblemType.INVALID_REQUEST,
+            f"{name}: {error}",
+            members={"field": name, "sent": value[:_TEXT_SENT_MAX], "expected": str(error)},
+        ) from error
+    return part
 
 
 def _query(route: Route, request: Request) -> Any:  # noqa: ANN401 - of the route's own type

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger_worker.api.calls import Call
-from ledger_worker.api.limits import Cursor, Note
+from ledger_worker.api.limits import Cursor, Note, Text
 from ledger_worker.api.problems import ProblemError, ProblemType
 from ledger_worker.operations import keys
 from ledger_worker.operations.keys import NAME_LENGTH_MAX, KeyRefusedError, NewKey, Role
@@ -63,8 +63,8 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which entries."""
 
-    subject: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
-    actor: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    subject: Text | None = None
+    actor: Text | None = None
     limit: Annotated[int, Meta(ge=1, le=_PAGE_MAX)] = _PAGE
     cursor: Cursor | None = None
 

@@ -8,13 +8,12 @@ from typing import Any, get_type_hints
 import msgspec
 
 from ledger_worker.api.calls import Route
-from ledger_worker.api.limits import CustomerId, EntitlementKey, Key
+from ledger_worker.api.limits import PATH_TYPES, Key
 from ledger_worker.api.problems import TYPE_PREFIX, Problem, ProblemType
 
 __all__ = ["document"]
 
 _REF = "#/components/schemas/{name}"
-_PATH_TYPES: dict[str, Any] = {"customer_id": CustomerId, "entitlement": EntitlementKey, "key_id": str}
 _ALWAYS = (
     ProblemType.INVALID_REQUEST,
     ProblemType.NOT_AUTHENTICATED,
@@ -77,7 +76,7 @@ def _operation(route: Route, of_kind: dict[Any, Any]) -> dict[str, Any]:
 
 def _parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"\{(\w+)\}", route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(_PATH_TYPES[name])}
+        yield {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(PATH_TYPES[name])}
     hints = get_type_hints(route.query, include_extras=True)
     for field in msgspec.structs.fields(route.query):
         schema = msgspec.json.schema(hints[field.name])
