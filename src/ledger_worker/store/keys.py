@@ -46,7 +46,7 @@ WHERE key_id = :key_id
 """)
 _USED = text("""
 UPDATE api_key SET last_used_at = :at
-WHERE key_id = :key_id AND (last_used_at IS NULL OR last_used_at < :at - :apart)
+WHERE key_id = :key_id AND (last_used_at IS NULL OR last_used_at < CAST(:at AS timestamptz) - CAST(:apart AS interval))
 """)
 
 
