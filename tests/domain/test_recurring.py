@@ -315,3 +315,16 @@ def test_the_oracle_gives_as_many() -> None:
 
     assert len(life.grants) == OCCURRENCES_MAX
     assert_as_the_oracle_says(life, day(61))
+
+
+def test_more_than_may_be_booked_at_once_falls_due_within_a_batch() -> None:
+    bought_and_used = ((told("b", day(1), bought()), day(1)), (told("u", day(150), used(3)), day(150)))
+    together, apart = Life(DAILY), Life(DAILY)
+
+    together.tell(*bought_and_used)
+    for one in bought_and_used:
+        apart.tell(one)
+
+    assert DUE_MAX < 149
+    assert together.postings == apart.postings
+    assert_all(together)
