@@ -51,6 +51,23 @@ STORIES = (
         ),
     ),
     Story(
+        name="two lines that give each day share what one order may have, and would not last for ten years",
+        catalogue=catalogue(quota(), offer("pack", gives(10, every="P1D"))),
+        life=(
+            tell(day(1), bought(line(), line(line_id="l2")), Outcome.RECURS_LESS),
+            look(day(1), allowed=True, limit=20, expires_at=day(2)),
+            tell(day(2, 12), refunded()),
+            look(day(2, 12), allowed=False, state="revoked", limit=0),
+            look(day(3), allowed=False, state="expired"),
+        ),
+        told=(
+            "api: access allocation limit end state",
+            "api: end",
+            "api: access limit state",
+            "api: allocation end state",
+        ),
+    ),
+    Story(
         name="a month begins on the anchor's day again after a shorter one, told years later or not at all",
         catalogue=catalogue(quota(), offer("pack", gives(10, every="P1M", times=4))),
         life=(
