@@ -1,10 +1,13 @@
 """Keys and the audit log: who may come in, and who changed what."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+from sqlalchemy import Connection
 
 from ledger_worker.api.calls import Call
 from ledger_worker.api.limits import Cursor, Note, Text
@@ -86,50 +89,21 @@ def create(call: Call) -> NewKey:
     """A key is made, and shown this once."""
     body: CreateBody = call.body
     lasts = None if body.days is None else timedelta(days=body.days)
-    with call.services.engine.begin() as connection:
-        try:
-            return keys.create(
-                connection,
-                body.name,
-                body.roles,
-                actor=call.caller.name,
-                note=body.note,
-                lasts=lasts,
-                request_id=call.request_id,
-            )
-        except KeyRefusedError as error:
-            raise _refused(error) from error
+    with _changing(call) as connection:
+        return keys.create(connection, body.name, body.roles, lasts=lasts, **_by(call))
 
 
 def rotate(call: Call) -> NewKey:
     """Another key with the same name and roles; the old one goes on for a while."""
-    with call.services.engine.begin() as connection:
-        try:
-            return keys.rotate(
-                connection,
-                call.path["key_id"],
-                actor=call.caller.name,
-                note=call.body.note,
-                overlap=timedelta(hours=call.body.overlap_hours),
-                request_id=call.request_id,
-            )
-        except KeyRefusedError as error:
-            raise _refused(error) from error
+    overlap = timedelta(hours=call.body.overlap_hours)
+    with _changing(call) as connection:
+        return keys.rotate(connection, call.path["key_id"], overlap=overlap, **_by(call))
 
 
 def revoke(call: Call) -> StoredKey:
     """A key opens nothing any more."""
-    with call.services.engine.begin() as connection:
-        try:
-            return keys.revoke(
-                connection,
-                call.path["key_id"],
-                actor=call.caller.name,
-                note=call.body.note,
-                request_id=call.request_id,
-            )
-        except KeyRefusedError as error:
-            raise _refused(error) from error
+    with _changing(call) as connection:
+        return keys.revoke(connection, call.path["key_id"], **_by(call))
 
 
 def audit(call: Call) -> AuditPage:
@@ -155,5 +129,16 @@ def audit(call: Call) -> AuditPage:
     return AuditPage(entries=tuple(page), next_cursor=str(page[-1].audit_id) if is_more else None)
 
 
-def _refused(error: KeyRefusedError) -> ProblemError:
-    return ProblemError(ProblemType.REFUSED, str(error), members={"reason": "key_refused"})
+@contextmanager
+def _changing(call: Call) -> Iterator[Connection]:
+    """One transaction. Raises ProblemError where what is asked of a key is refused."""
+    try:
+        with call.services.engine.begin() as connection:
+            yield connection
+    except KeyRefusedError as error:
+        raise ProblemError(ProblemType.REFUSED, str(error), members={"reason": "key_refused"}) from error
+
+
+def _by(call: Call) -> dict[str, str]:
+    """What the audit log says of the call: who, why, and under which id."""
+    return {"actor": call.caller.name, "note": call.body.note, "request_id": call.request_id}

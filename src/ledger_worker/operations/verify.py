@@ -432,7 +432,9 @@ class _OfCustomer(Protocol):
     """A row that says whose it is."""
 
     @property
-    def customer_id(self) -> str: ...
+    def customer_id(self) -> str:
+        """Whose it is."""
+        ...
 
 
 _RowType = TypeVar("_RowType", bound=_OfCustomer)

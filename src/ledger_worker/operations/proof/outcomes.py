@@ -63,6 +63,7 @@ def check_outcomes(member: Member, members: Mapping[str, Member], findings: Find
     """The outcomes of the customer's events agree with its other events, and with what was booked of them."""
 
     def is_wrong(row: EventRow, message: str) -> None:
+        """There is a finding of the event: its outcome, and why it cannot be."""
         findings.add(Check.EVENT, member.customer_id, event_name(row), f"outcome is {row.outcome}, {message}")
 
     books_nothing = [row for row in member.rows.events if _books_nothing(row)]

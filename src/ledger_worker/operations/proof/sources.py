@@ -200,6 +200,7 @@ def _check_source(
     """Whether the state could be read: only then is it known what the source gives, unrolled up to `until`."""
 
     def is_wrong(message: str) -> None:
+        """There is a finding of the row of this source."""
         findings.add(Check.SOURCE, row.customer_id, _name(row.source_key), message)
 
     if source is None:

@@ -37,6 +37,7 @@ def stood_at(run: Course, rows: Iterable[DayStateRow]) -> tuple[Stops, dict[date
     found: dict[datetime, Stood] = {}
 
     def look(instant: datetime) -> None:
+        """How the run stands there is kept."""
         standings = {grant_id: standing_of(grant) for grant_id, grant in run.grants.items()}
         found[instant] = Stood(state=run.state(), standings=standings)
 

@@ -30,6 +30,7 @@ def check_units(member: Member, moved: Mapping[str, HandedOn], findings: Finding
     """The entries add up to the counters of each grant and account; each grant has what it was granted, or received."""
 
     def is_wrong(name: str, message: str) -> None:
+        """There is a finding of the grant or account of that name."""
         findings.add(Check.UNITS, member.customer_id, name, message)
 
     counted = _counted_of_grants(member)
